@@ -1,0 +1,459 @@
+package replication
+
+import (
+	"fmt"
+	"slices"
+	"time"
+)
+
+// ledger adopts a newer record of this resource.
+func (r *Resource) ledger(rec *Record) {
+	if r.rec != nil && rec.Version <= r.rec.Version {
+		return
+	}
+	old := r.rec
+	r.rec = rec
+	r.meta.Version = rec.Version
+	if rec.Size > r.meta.Size {
+		r.grow(rec.Size)
+	}
+	r.adoptMembership(old)
+	for _, p := range r.peers {
+		r.peerRecord(p)
+	}
+	switch mine := rec.PrimaryIsMe && rec.Epoch == r.epoch; {
+	case rec.PrimaryIsMe && rec.Epoch > r.epoch:
+		r.startPrimary()
+	case r.role == roleStopped && !mine:
+		r.becomeSecondary("stepped down")
+	case r.role != roleSecondary && !mine:
+		r.depose(fmt.Sprintf("the ledger records epoch %d, primary %q", rec.Epoch, rec.Primary))
+	}
+	r.releasePromise()
+	r.saveMeta(nil)
+	r.readmit, r.regate = true, true
+}
+
+// adoptMembership draws the conclusions of this replica's own place in the set.
+func (r *Resource) adoptMembership(old *Record) {
+	in := r.selfInSet()
+	switch {
+	case in && r.meta.State == Outdated:
+		// It was made UpToDate for this Join; an older record arrived in between.
+		r.setState(UpToDate)
+	case in && r.meta.State == UpToDate:
+	case !in && old != nil && old.SelfInSet && r.meta.State == UpToDate:
+		r.setState(Outdated)
+	}
+	if !in || r.meta.State != UpToDate {
+		return
+	}
+	if !isPrefix(r.meta.Lineage, r.rec.Lineage) {
+		r.setState(Diverged)
+		return
+	}
+	r.meta.Lineage = r.rec.Lineage
+}
+
+// peerRecord adopts what the record says of p.
+func (r *Resource) peerRecord(p *peer) {
+	was := p.inSet
+	p.inSet = r.rec.InSet[p.idx]
+	if inst := r.rec.Instances[p.idx]; inst != 0 && inst != p.instance {
+		// A replica that we have tracked nothing for. A member of a set that was never written
+		// to is equal by creation (rule 16); of anything else nothing is known.
+		if p.instance != 0 || !p.inSet {
+			p.markAll(r.meta.Size)
+		}
+		p.instance = inst
+		r.meta.PeerInstance[p.idx], r.meta.PeerSession[p.idx], r.meta.PeerPending[p.idx] = inst, 0, 0
+		p.chain = 0
+	}
+	if r.role == roleSecondary {
+		p.counts = p.inSet
+		return
+	}
+	switch {
+	case was && !p.inSet:
+		r.dropped(p)
+	case !was && p.inSet:
+		r.joined(p)
+	case !p.inSet && p.joinAsked:
+		// The version moved on, so the Join we asked for can never apply (rule 2).
+		p.joinAsked = false
+		if p.phase != phaseFollowing {
+			r.discount(p)
+		}
+	}
+	p.counts = p.counts || p.inSet
+}
+
+// dropped: the ledger no longer counts p in. Only now may writes be answered without it.
+func (r *Resource) dropped(p *peer) {
+	p.mustDrop, p.joinAsked = false, false
+	if p.sync != syncIdle {
+		r.endCopies(p)
+	}
+	r.discount(p)
+	r.notice(NoticeDropped, p.node, "%s left the in-sync set: %s", p.node, orElse(p.why, "its connection is gone"))
+	p.why = ""
+}
+
+func (r *Resource) joined(p *peer) {
+	p.joinAsked, p.counts = false, true
+	if p.sync == syncJoining {
+		p.sync = syncIdle
+	}
+	n := p.resync.copied
+	p.resync.running = false
+	r.notice(NoticeResyncDone, p.node, "resync to %s is complete: %d bytes copied, %d found equal", p.node, n, p.resync.equal)
+	r.out[len(r.out)-1].Notice.Bytes = n
+	r.notice(NoticeJoined, p.node, "%s joined the in-sync set", p.node)
+}
+
+func orElse(s, other string) string {
+	if s == "" {
+		return other
+	}
+	return s
+}
+
+// startPrimary begins this process's time as primary of a new epoch (rule 3).
+func (r *Resource) startPrimary() {
+	if r.role != roleSecondary {
+		r.depose("promoted again")
+	}
+	r.endFollowing()
+	r.epoch, r.roleAt, r.leading, r.stopFail = r.rec.Epoch, r.now, false, false
+	if why := r.unfit(); why != "" {
+		r.role, r.stopFail = roleStopped, r.failed
+		r.notice(NoticeRole, "", "promotion to epoch %d declined: %s", r.epoch, why)
+		return
+	}
+	r.role = roleStarting
+	r.frozen = false
+	for _, p := range r.peers {
+		p.counts = p.inSet
+		p.mustDrop, p.joinAsked, p.retryAt, p.chain = false, false, 0, 0
+		p.sync, p.needSettle = syncIdle, false
+	}
+	r.notice(NoticeRole, "", "promoted to primary of epoch %d", r.epoch)
+}
+
+// unfit returns why this replica cannot be primary of the recorded epoch, or "" (rule 9). An
+// unclean replica is fit here: whoever proposed the Promote chose it knowingly.
+func (r *Resource) unfit() string {
+	switch {
+	case r.failed:
+		return "its disk has failed"
+	case !r.selfInSet():
+		return "this replica is not in the in-sync set"
+	case r.meta.State != UpToDate:
+		return fmt.Sprintf("its disk is %s", r.meta.State)
+	case r.rec.Epoch <= r.meta.Epoch:
+		return fmt.Sprintf("this replica has accepted epoch %d already", r.meta.Epoch)
+	}
+	return ""
+}
+
+// advanceRole takes a role that is coming or going to its next stage.
+func (r *Resource) advanceRole() {
+	switch r.role {
+	case roleStarting:
+		r.advanceStart()
+	case roleStopping:
+		if (r.started.n == 0 && r.reads == 0 && len(r.flush.running) == 0 && len(r.healing) == 0) || r.now >= r.stopBy {
+			r.endServing()
+		}
+	}
+}
+
+// advanceStart: local I/O of the earlier role ends (rule 5); the epoch becomes durable (rule 8);
+// peers are led; the promises made to an earlier primary run out (rule 4); every member either
+// follows or is dropped. Then the replica serves.
+func (r *Resource) advanceStart() {
+	if !r.leading {
+		if r.locals > 0 || r.meta.Epoch == r.epoch {
+			return
+		}
+		r.keepSuspects()
+		r.meta.Epoch, r.meta.Unclean = r.epoch, false
+		epoch := r.epoch
+		r.saveMeta(func() {
+			if r.epoch == epoch && r.role == roleStarting {
+				r.leading = true
+			}
+		})
+		return
+	}
+	if r.now < r.promiseUntil {
+		return
+	}
+	for _, p := range r.peers {
+		if p.inSet && p.phase != phaseFollowing {
+			return
+		}
+	}
+	r.role = rolePrimary
+	r.readmit = true
+	r.notice(NoticeRole, "", "serving as primary of epoch %d", r.epoch)
+}
+
+// stop ends serving for good in this epoch.
+func (r *Resource) stop(failed bool) {
+	r.stopFail = r.stopFail || failed
+	switch r.role {
+	case rolePrimary:
+		r.role = roleStopping
+		r.stopBy = r.now + r.cfg.StopTimeout
+		if failed {
+			r.stopBy = r.now
+		}
+		r.notice(NoticeRole, "", "stopping to serve in epoch %d", r.epoch)
+	case roleStarting:
+		r.endServing()
+	}
+}
+
+// endServing closes the clients' connections and asks the ledger for the StepDown: in this
+// order (rule 3).
+func (r *Resource) endServing() {
+	clean := r.started.n == 0
+	r.discardClients()
+	r.role = roleStopped
+	if clean {
+		for _, p := range r.peers { // so that nothing is left above their watermark
+			if p.phase == phaseFollowing {
+				r.beaconTo(p)
+			}
+		}
+	}
+}
+
+// becomeSecondary ends a time as primary that the ledger knows to have ended.
+func (r *Resource) becomeSecondary(why string) {
+	r.role, r.leading = roleSecondary, false
+	for _, p := range r.peers {
+		r.endLeading(p)
+		p.counts = p.inSet
+	}
+	r.endVerify("this node is no longer primary")
+	r.notice(NoticeRole, "", "secondary: %s", why)
+}
+
+// depose ends a time as primary that somebody else ended. Nothing unfinished is answered.
+func (r *Resource) depose(why string) {
+	r.discardClients()
+	for _, p := range r.peers {
+		if p.phase >= phaseOffering {
+			r.closeSession(p, "no longer primary: "+why)
+		}
+	}
+	r.becomeSecondary(why)
+}
+
+// discardClients closes every client connection and ends their requests unanswered (rule 15).
+// What was begun and not completed everywhere is suspect from now on (rule 6).
+func (r *Resource) discardClients() {
+	r.emit(Action{Kind: ActCloseClients})
+	for i := r.started.head; i >= 0; i = r.ops[i].next {
+		for _, p := range r.peers {
+			p.mark(r.ops[i].ext)
+		}
+	}
+	r.started = newOpList()
+	r.held, r.gated, r.healing, r.leasing = nil, nil, nil, nil
+	r.flush = flushState{}
+	r.reads = 0
+	for i := range r.ops {
+		o := &r.ops[i]
+		if (o.kind == opRead || o.kind == opWrite || o.kind == opFlush) && o.state != opOrphan {
+			r.discard(int32(i), true)
+		}
+	}
+}
+
+// invalidate has p's replica copied in full. It leaves the set first (rule 12).
+func (r *Resource) invalidate(p *peer) {
+	if !r.isPrimary() {
+		return
+	}
+	if p.inSet {
+		p.mustDrop, p.why = true, "an operator invalidated it"
+	}
+	p.chain = 0
+	p.dirty.Mark(wholeDevice(r.meta.Size))
+	if p.phase == phaseFollowing && p.sync != syncIdle && p.sync != syncCopying {
+		p.sync = syncIdle
+	}
+}
+
+// grow makes room for a larger device. The backing has been grown with zeros on every member
+// before the record said so (rule 16).
+func (r *Resource) grow(size int64) {
+	r.meta.Size = size
+	for _, p := range r.peers {
+		p.dirty.Resize(size)
+		p.coarse.Resize(size)
+		p.unstable.Resize(size)
+		p.flushing.Resize(size)
+	}
+}
+
+// proposalState is the one question to the ledger that may be under way.
+type proposalState struct {
+	busy    bool
+	token   uint64
+	asked   Proposal
+	retryAt time.Duration
+}
+
+// propose asks the ledger for whatever this primary needs next (rule 2).
+func (r *Resource) propose() {
+	if r.prop.busy || r.rec == nil || r.epoch == 0 || !r.rec.PrimaryIsMe || r.rec.Epoch != r.epoch || r.now < r.prop.retryAt {
+		return
+	}
+	ask := Proposal{Epoch: r.epoch, Version: r.rec.Version}
+	switch r.role {
+	case roleStopped:
+		ask.Kind, ask.Failed = ProposeStepDown, r.stopFail
+	case roleStarting, rolePrimary, roleStopping:
+		if !r.leading || !r.wanted(&ask) {
+			return
+		}
+	default:
+		return
+	}
+	r.prop.busy = true
+	r.prop.token++
+	r.prop.asked = ask
+	p := ask // ask itself stays off the heap when there is nothing to ask
+	r.emit(Action{Kind: ActPropose, Token: r.prop.token, Proposal: &p})
+}
+
+// wanted fills in the Drop or the Join that is due.
+func (r *Resource) wanted(ask *Proposal) bool {
+	for _, p := range r.peers {
+		if p.inSet && r.overdue(p) {
+			ask.Kind = ProposeDrop
+			ask.Peers = append(ask.Peers, p.idx)
+			ask.Failed = ask.Failed || p.state == Failed
+		}
+	}
+	if ask.Kind == ProposeDrop {
+		return true
+	}
+	for _, p := range r.peers {
+		if p.sync == syncJoining && !p.inSet && p.phase == phaseFollowing {
+			if r.backToCopying(p) {
+				continue
+			}
+			p.joinAsked = true
+			ask.Kind, ask.Peers = ProposeJoin, []Peer{p.idx}
+			return true
+		}
+	}
+	return false
+}
+
+// overdue reports whether member p has to be dropped for the others to go on.
+func (r *Resource) overdue(p *peer) bool {
+	switch {
+	case p.mustDrop:
+		return true
+	case p.phase == phaseNone:
+		return r.now-max(p.downAt, r.roleAt) >= r.cfg.DropGrace
+	case p.phase != phaseFollowing:
+		return r.now-max(p.upAt, r.roleAt) >= r.cfg.PeerTimeout
+	}
+	return false
+}
+
+func (r *Resource) proposalDone(ev *Event) {
+	if ev.Token != r.prop.token || !r.prop.busy {
+		return
+	}
+	r.prop.busy = false
+	switch ev.Outcome {
+	case OutcomeApplied:
+	case OutcomeRefused:
+		r.prop.retryAt = r.now + r.cfg.DropGrace
+		if slices.Contains([]ProposalKind{ProposeDrop, ProposeJoin}, r.prop.asked.Kind) {
+			r.notice(NoticeRefused, "", "the ledger refused a change of the in-sync set: %v", ev.Err)
+		}
+	default:
+		r.prop.retryAt = r.now + r.cfg.DropGrace
+	}
+}
+
+// noteFreeze reports when requests begin to wait and when they go on.
+func (r *Resource) noteFreeze() {
+	frozen := r.role == rolePrimary && len(r.held) > 0
+	if frozen == r.frozen {
+		return
+	}
+	r.frozen = frozen
+	if frozen {
+		r.notice(NoticeFrozen, "", "requests wait: %s", r.whyFrozen())
+	} else if r.role == rolePrimary {
+		r.notice(NoticeResumed, "", "requests go on")
+	}
+}
+
+// whyFrozen says what requests wait for.
+func (r *Resource) whyFrozen() string {
+	for _, p := range r.peers {
+		switch {
+		case p.counts && p.phase != phaseFollowing && p.inSet:
+			return fmt.Sprintf("%s is in the in-sync set and not connected; waiting for the ledger to drop it", p.node)
+		case p.counts && p.phase != phaseFollowing:
+			return fmt.Sprintf("whether %s joined the in-sync set is not known yet", p.node)
+		case p.counts && r.now >= p.leaseUntil:
+			return fmt.Sprintf("%s has not confirmed the lease", p.node)
+		}
+	}
+	return "the role is changing"
+}
+
+// tick lets time act.
+func (r *Resource) tick() {
+	for _, p := range r.peers {
+		if p.phase == phaseNone || p.closing {
+			continue
+		}
+		silent := r.now - p.heardAt
+		switch {
+		case p.phase == phaseFollowing:
+			if r.now-p.beaconAt >= r.cfg.BeaconInterval {
+				r.beaconTo(p)
+			}
+			r.watchPeer(p, silent)
+		case p.phase == phaseLeading && silent > r.cfg.StallTimeout:
+			r.closeSession(p, fmt.Sprintf("no answer to Lead for %v", silent))
+		case r.leader == p.idx && silent > r.cfg.PeerTimeout:
+			r.closeSession(p, fmt.Sprintf("the primary is silent for %v", silent.Round(time.Millisecond)))
+		}
+		r.rate(p)
+	}
+	r.throttle.tick(r.now, r.cfg.LatencyPercent)
+}
+
+// watchPeer gives a follower up that is silent, or that answers but completes nothing.
+func (r *Resource) watchPeer(p *peer, silent time.Duration) {
+	stalled := r.now - p.progressAt
+	switch {
+	case silent > r.cfg.PeerTimeout:
+		r.closeSession(p, fmt.Sprintf("no answer for %v", silent.Round(time.Millisecond)))
+	case (p.inflight.len() > 0 || p.hashes > 0) && stalled > r.cfg.StallTimeout,
+		p.flushSeq != 0 && r.now-p.flushAt > 3*r.cfg.StallTimeout:
+		p.mustDrop, p.why = p.inSet, fmt.Sprintf("its disk completed nothing for %v", stalled.Round(time.Millisecond))
+		p.retryAt = r.now + r.cfg.StallTimeout
+		r.closeSession(p, p.why)
+	}
+}
+
+// Serving reports whether this replica is a primary that admits requests.
+func (r *Resource) Serving() bool { return r.role == rolePrimary }
+
+// Quiet reports whether no local I/O is under way and no write is unfinished.
+func (r *Resource) Quiet() bool { return r.locals == 0 && r.started.n == 0 }
