@@ -1,0 +1,45 @@
+// Package quorum is the replicated state of a cluster and the pure function that changes it.
+//
+// # Model
+//
+// A State holds the nodes, the resources and, for each resource, who may write (its epoch and
+// primary) and which replicas hold every acknowledged write (its in-sync set). A Command asks
+// for one change. Apply answers with the next State and a Result: applied, or refused with a
+// code, a sentence for the operator, and the record as it stands.
+//
+// Apply reads no clock, no random source and no file, so every voter that applies the same
+// commands in the same order holds the same State, byte for byte. Random ids (resource ids,
+// generation ids, epochs) are chosen by the proposer and travel in the command.
+//
+// # Why a command can be trusted to arrive late
+//
+// A proposal whose answer was lost may still sit in a queue and commit an hour later. So each
+// command names the version of the record it was decided on, and every applied command raises
+// that version by one: whatever was decided before is refused from then on (safety rule 2).
+// Who must know that an older proposal is dead commits a NoOp first. The epoch alone would not
+// do: a set shrinks and grows many times within one epoch.
+//
+// Commands about one resource carry Command.Version = Resource.Version. Commands about the
+// catalogue (nodes, creation of resources) carry Command.Version = State.Version.
+//
+// # Invariants
+//
+//   - An in-sync set that once had a member never becomes empty.
+//   - Epochs and versions never go back; an epoch has at most one primary.
+//   - The recorded primary is in the set, and its instance is the one that the set names.
+//   - Lineage only grows at its end; its oldest ids are cut beyond MaxLineage, and counted.
+//   - A record that is deleted never comes back to life; its name is free once all is gone.
+//
+// State.Check verifies what can be seen in one State; DecodeState calls it.
+//
+// # Ownership
+//
+// A State and everything below it is immutable once returned. Apply copies what it changes and
+// shares the rest, so readers need no lock and may keep an old State as long as they like.
+//
+// # What is not here
+//
+// Raft, storage and time are in quorum/ledger. Whether a proposal is wise (who is fit, whose
+// lease has run out, which bitmaps were handed over) is decided before it is proposed; Apply
+// checks again only what the record itself can show.
+package quorum

@@ -1,0 +1,198 @@
+package quorum
+
+import (
+	"cmp"
+	"fmt"
+	"slices"
+)
+
+// Bounds of what a State may hold. A command that would exceed one is refused with ErrInvalid.
+const (
+	MaxLineage   = 4096    // generation ids kept for a resource
+	MaxNodes     = 64      // nodes of a cluster, witnesses included
+	MaxReplicas  = 16      // replicas of one resource
+	MaxResources = 4096    // resources of a cluster, those being deleted included
+	MaxName      = 64      // bytes of a node, cluster or resource name
+	MaxPath      = 4096    // bytes of a path
+	MaxText      = 1024    // bytes of an address or of an error text
+	MaxSizeBytes = 1 << 60 // bytes of a device
+	SizeUnit     = 4 << 10 // a device is a whole number of these, in bytes
+)
+
+// State is all that the ledger replicates. It is immutable; see the package comment.
+type State struct {
+	Cluster     string      `json:"cluster"`
+	Incarnation Incarnation `json:"incarnation"`
+	Version     uint64      `json:"version"`   // raised by every applied command about the catalogue
+	Nodes       []Node      `json:"nodes"`     // sorted by name
+	Resources   []Resource  `json:"resources"` // sorted by name
+}
+
+// Incarnation tells one ledger of a cluster from another one that was opened after it by force
+// (DESIGN section 4). No raft message crosses from one to another.
+type Incarnation struct {
+	Counter     uint64 `json:"counter"` // 1 for the first
+	ID          uint64 `json:"id"`      // random, not 0
+	Parent      uint64 `json:"parent"`  // ID of the one it was rewritten from; 0 for the first
+	ParentIndex uint64 `json:"parent_index"`
+}
+
+// Node is a host of the cluster.
+type Node struct {
+	Name    string `json:"name"`
+	VoterID uint64 `json:"voter_id"` // made with the node's ledger file; a name alone never votes
+	Addr    string `json:"addr"`     // host:port of its transport
+	Witness bool   `json:"witness"`  // votes and holds no data
+}
+
+// Incumbent names one primary exactly: not the node, but the replica instance on it, the boot
+// and the process. A process that was restarted is another incumbent (safety rule 3).
+type Incumbent struct {
+	Node     string `json:"node"`
+	Instance uint64 `json:"instance"` // replica instance id
+	Boot     string `json:"boot"`     // kernel boot id
+	Process  uint64 `json:"process"`  // fresh at each start of the daemon
+}
+
+// None reports whether i names nobody.
+func (i Incumbent) None() bool { return i == Incumbent{} }
+
+func (i Incumbent) String() string {
+	if i.None() {
+		return "nobody"
+	}
+	return fmt.Sprintf("%s (instance %x, process %x)", i.Node, i.Instance, i.Process)
+}
+
+// Replica is one node's copy of a resource, as the ledger knows it.
+type Replica struct {
+	Node     string `json:"node"`
+	DataPath string `json:"data_path"` // backing file or block device on that node
+	MetaPath string `json:"meta_path"` // metadata file on that node; "" means beside the data
+	Direct   bool   `json:"direct"`    // direct I/O
+	Instance uint64 `json:"instance"`  // id made with the metadata; 0 until the node registered it
+	InSet    bool   `json:"in_set"`    // member of the in-sync set
+	Failed   bool   `json:"failed"`    // its disk failed; only a new instance heals that (rule 13)
+	Error    string `json:"error"`     // what the node last reported, for the operator; "" is none
+}
+
+// Resource is the record of one replicated device.
+type Resource struct {
+	Name      string `json:"name"`
+	ID        uint64 `json:"id"`         // random, not 0; tells a new resource from its namesake
+	SizeBytes int64  `json:"size_bytes"` // a multiple of SizeUnit
+	Version   uint64 `json:"version"`    // raised by every applied command that touches the record
+
+	Epoch       uint64    `json:"epoch"`        // 0 before the first promotion
+	Primary     Incumbent `json:"primary"`      // zero when none
+	LastPrimary Incumbent `json:"last_primary"` // who served last, for status; zero when none ever did
+	// ChosenUnclean: the promotion of Epoch knowingly chose an unclean replica (rule 9).
+	ChosenUnclean bool `json:"chosen_unclean"`
+
+	Replicas []Replica `json:"replicas"` // sorted by node
+	// Source is the node whose existing data is taken over; "" when the resource was created
+	// empty, and then every replica starts in the set.
+	Source string `json:"source"`
+	// Lineage holds generation ids, a new one at each Promote and Drop, oldest first. LineageCut
+	// counts the older ids that were cut, so that two lists can be aligned.
+	Lineage    []uint64 `json:"lineage"`
+	LineageCut uint64   `json:"lineage_cut"`
+
+	Hold    bool   `json:"hold"`    // an operator demoted it: only an operator promotes it again
+	Deleted bool   `json:"deleted"` // waits for its replicas to be removed; nothing else applies
+	Policy  Policy `json:"policy"`
+	// LongestLease is the longest Policy.Lease that was ever in force. A process that starts
+	// behaves as if it had just acknowledged a beacon of that lease (rule 4): Policy.Lease may
+	// have been shortened while a longer one was out.
+	LongestLease Duration `json:"longest_lease"`
+}
+
+// Find returns the resource of that name, nil if there is none. The caller must not change it.
+func (s *State) Find(name string) *Resource {
+	if i, ok := s.find(name); ok {
+		return &s.Resources[i]
+	}
+	return nil
+}
+
+func (s *State) find(name string) (int, bool) {
+	return slices.BinarySearchFunc(s.Resources, name, func(r Resource, n string) int { return cmp.Compare(r.Name, n) })
+}
+
+// Node returns the node of that name, nil if there is none. The caller must not change it.
+func (s *State) Node(name string) *Node {
+	if i, ok := s.findNode(name); ok {
+		return &s.Nodes[i]
+	}
+	return nil
+}
+
+func (s *State) findNode(name string) (int, bool) {
+	return slices.BinarySearchFunc(s.Nodes, name, func(n Node, k string) int { return cmp.Compare(n.Name, k) })
+}
+
+// Voter returns the node with that voter id, nil if there is none.
+func (s *State) Voter(id uint64) *Node {
+	for i := range s.Nodes {
+		if s.Nodes[i].VoterID == id {
+			return &s.Nodes[i]
+		}
+	}
+	return nil
+}
+
+// Replica returns the replica on node, nil if there is none. The caller must not change it.
+func (r *Resource) Replica(node string) *Replica {
+	for i := range r.Replicas {
+		if r.Replicas[i].Node == node {
+			return &r.Replicas[i]
+		}
+	}
+	return nil
+}
+
+// Set returns the names of the nodes whose replicas are in the in-sync set, sorted.
+func (r *Resource) Set() []string {
+	var out []string
+	for i := range r.Replicas {
+		if r.Replicas[i].InSet {
+			out = append(out, r.Replicas[i].Node)
+		}
+	}
+	return out
+}
+
+// Registered reports whether every replica has made its metadata.
+func (r *Resource) Registered() bool {
+	return !slices.ContainsFunc(r.Replicas, func(p Replica) bool { return p.Instance == 0 })
+}
+
+// clone returns a copy of r whose replicas may be changed. Lineage is shared: it is only ever
+// replaced as a whole.
+func (r *Resource) clone() *Resource {
+	c := *r
+	c.Replicas = slices.Clone(r.Replicas)
+	return &c
+}
+
+// addGeneration appends g to the lineage of r, which must be a clone.
+func (r *Resource) addGeneration(g uint64) {
+	l := append(slices.Clip(r.Lineage), g) // Clip: the older State keeps its own array
+	if over := len(l) - MaxLineage; over > 0 {
+		l = slices.Clone(l[over:])
+		r.LineageCut += uint64(over)
+	}
+	r.Lineage = l
+}
+
+// Genesis returns the first State of a cluster: its nodes and no resource.
+//
+// Errors: ErrInvalid with all that is wrong with the arguments.
+func Genesis(cluster string, inc Incarnation, nodes []Node) (*State, error) {
+	s := &State{Cluster: cluster, Incarnation: inc, Version: 1, Nodes: slices.Clone(nodes), Resources: []Resource{}}
+	slices.SortFunc(s.Nodes, func(a, b Node) int { return cmp.Compare(a.Name, b.Name) })
+	if err := s.Check(); err != nil {
+		return nil, fmt.Errorf("genesis of cluster %q: %w", cluster, err)
+	}
+	return s, nil
+}
