@@ -122,6 +122,7 @@ func (r *Resource) advanceFollow() {
 	r.keepSuspects()
 	r.meta.Epoch = o.epoch
 	r.meta.PeerSession[o.peer], r.meta.PeerPending[o.peer] = o.msg.SessionID, 0
+	r.peers[o.peer].hello.PendingID = o.msg.SessionID // it stored it before it offered it
 	r.saveMeta(func() {
 		if r.offer != o {
 			return

@@ -62,6 +62,10 @@ func (r *Resource) tryLead(p *peer) {
 		return
 	}
 	if !isPrefix(h.Lineage, r.meta.Lineage) {
+		if isPrefix(r.meta.Lineage, h.Lineage) {
+			p.retryAt = r.now + r.cfg.DropGrace // our copy of the ledger lags behind
+			return
+		}
 		p.state = Diverged
 		p.retryAt = r.now + r.cfg.PeerTimeout
 		r.refuse(p, fmt.Sprintf("%s holds writes of a history that is not this one's: diverged; nothing is merged", p.node))
@@ -90,7 +94,7 @@ func (r *Resource) tryLead(p *peer) {
 func (r *Resource) checkRestored(p *peer) {
 	mine := [2]uint64{r.meta.PeerSession[p.idx], r.meta.PeerPending[p.idx]}
 	theirs := [2]uint64{p.hello.LastID, p.hello.PendingID}
-	if mine == [2]uint64{} || slices.ContainsFunc(mine[:], func(id uint64) bool { return id != 0 && slices.Contains(theirs[:], id) }) {
+	if mine[0] == theirs[0] || slices.ContainsFunc(mine[:], func(id uint64) bool { return id != 0 && slices.Contains(theirs[:], id) }) {
 		return
 	}
 	if p.inSet {
@@ -123,6 +127,7 @@ func (r *Resource) followed(p *peer, m *wire.Message) {
 	p.state = ParseDiskState(m.State)
 	r.meta.PeerSession[p.idx], r.meta.PeerPending[p.idx] = p.wireID, 0
 	p.chain, p.chainEpoch = p.wireID, r.epoch
+	p.hello.LastID = p.wireID // it stored it before it answered
 	kept := m.Kept && p.instance == p.hello.Instance
 	if !kept {
 		p.lost()
@@ -167,7 +172,7 @@ func (r *Resource) sessionDown(p *peer, ev *Event) {
 	was := p.phase
 	r.endLeading(p)
 	p.phase, p.session, p.hello, p.downAt = phaseNone, 0, nil, r.now
-	if r.leader == p.idx {
+	if r.leader == p.idx || (r.offer != nil && r.offer.peer == p.idx) {
 		r.endFollowing()
 	}
 	if was != phaseUp || ev.Err != nil {

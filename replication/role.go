@@ -8,8 +8,8 @@ import (
 
 // ledger adopts a newer record of this resource.
 func (r *Resource) ledger(rec *Record) {
-	if r.rec != nil && rec.Version <= r.rec.Version {
-		return
+	if rec.Version < r.meta.Version || (r.rec != nil && rec.Version <= r.rec.Version) {
+		return // a copy of the ledger that lags behind what this replica has acted on
 	}
 	old := r.rec
 	r.rec = rec
@@ -65,9 +65,10 @@ func (r *Resource) peerRecord(p *peer) {
 		if p.instance != 0 || !p.inSet {
 			p.markAll(r.meta.Size)
 		}
-		p.instance = inst
-		r.meta.PeerInstance[p.idx], r.meta.PeerSession[p.idx], r.meta.PeerPending[p.idx] = inst, 0, 0
-		p.chain = 0
+		if p.instance != 0 { // the sessions were with another replica
+			r.meta.PeerSession[p.idx], r.meta.PeerPending[p.idx], p.chain = 0, 0, 0
+		}
+		p.instance, r.meta.PeerInstance[p.idx] = inst, inst
 	}
 	if r.role == roleSecondary {
 		p.counts = p.inSet

@@ -4,6 +4,7 @@ import (
 	"fmt"
 	"math/rand/v2"
 	"slices"
+	"strings"
 	"syscall"
 	"testing"
 	"time"
@@ -23,6 +24,7 @@ type world struct {
 	size    int64
 	nodes   []*wnode
 	rec     wrecord
+	history []wrecord // every record there was
 	asks    []wask
 	session SessionID
 	link    bool // the network lets the two connect
@@ -140,6 +142,9 @@ func (w *world) record(n *wnode) *Record {
 
 func (w *world) publish() {
 	w.rec.version++
+	old := w.rec
+	old.lineage = slices.Clone(old.lineage)
+	w.history = append(w.history, old)
 	for _, n := range w.nodes {
 		if n.alive {
 			n.records = append(n.records, w.record(n))
@@ -163,6 +168,13 @@ func (n *wnode) start() {
 	n.core = core
 	n.stored.Clean = false
 	n.step(&Event{Kind: EvTick})
+	// Its copy of the ledger may lag behind when it starts.
+	if k := len(w.history); k > 0 && w.rng.IntN(2) == 0 {
+		now := w.rec
+		w.rec = w.history[w.rng.IntN(k)]
+		n.records = append(n.records, w.record(n))
+		w.rec = now
+	}
 	n.records = append(n.records, w.record(n))
 }
 
@@ -258,6 +270,9 @@ func (n *wnode) act(a Action) {
 	case ActNotice:
 		w.logf("%s: %s: %s", n.name, a.Notice.Kind, a.Notice.Text)
 		w.events[a.Notice.Kind.String()]++
+		if strings.Contains(a.Notice.Text, "restored") || strings.Contains(a.Notice.Text, "iverged") {
+			w.fail("%s believes that data was replaced: %s", n.name, a.Notice.Text)
+		}
 	case ActDiskFailed:
 		w.fail("%s: disk failed", n.name)
 	}

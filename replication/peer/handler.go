@@ -40,7 +40,7 @@ func refused(err error) *RefusedError { return &RefusedError{Reason: err.Error()
 // and never with a lock held; it may call any method of the Session and of the Link but Run.
 type Handler interface {
 	// Hello returns what this side says of itself now. It is called once for each handshake,
-	// before Check. The link sets Protocol, Resource, Node and Features.
+	// before Check. The link sets Protocol, Resource, Node, Features and Attempt.
 	Hello() wire.Hello
 
 	// Check judges the peer's Hello. An error refuses the session, and both sides log its text.

@@ -31,6 +31,7 @@ type incoming struct {
 // has set a deadline.
 func (l *Link) greet(conn net.Conn) (agreed, error) {
 	mine := l.hello()
+	mine.Attempt = lastAttempt.Add(1)
 	if err := sendHello(conn, mine); err != nil {
 		return agreed{}, err
 	}
@@ -70,6 +71,7 @@ func (l *Link) hello() wire.Hello {
 	h := l.cfg.Handler.Hello()
 	h.Resource, h.Node = l.cfg.Resource, l.cfg.Self
 	h.Features = l.cfg.Compression.Features()
+	h.Attempt = 0
 	return h
 }
 

@@ -76,7 +76,7 @@ type fakeNode struct {
 }
 
 func newNode(t testing.TB, name string) *fakeNode {
-	return &fakeNode{t: t, name: name, hello: wire.Hello{Cluster: "c1", Size: 1 << 30}, events: make(chan event, 1<<16)}
+	return &fakeNode{t: t, name: name, hello: wire.Hello{Cluster: "c1", Size: 1 << 30}, events: make(chan event, 1<<12)}
 }
 
 func (n *fakeNode) Hello() wire.Hello {
@@ -103,7 +103,7 @@ func (n *fakeNode) Up(s *Session, theirs wire.Hello) {
 	n.open = s
 	n.ups++
 	n.mu.Unlock()
-	n.events <- event{what: "up", s: s, theirs: theirs}
+	n.record(event{what: "up", s: s, theirs: theirs})
 }
 
 func (n *fakeNode) Frames(s *Session, batch []Received) {
@@ -125,7 +125,7 @@ func (n *fakeNode) Frames(s *Session, batch []Received) {
 			e.data = bytes.Clone(r.Payload.B)
 			r.Payload.Release()
 		}
-		n.events <- e
+		n.record(e)
 	}
 }
 
@@ -137,7 +137,16 @@ func (n *fakeNode) Down(s *Session, err error) {
 	n.open = nil
 	n.downs++
 	n.mu.Unlock()
-	n.events <- event{what: "down", s: s, err: err}
+	n.record(event{what: "down", s: s, err: err})
+}
+
+// record never blocks: a handler that waits for the test would keep the link from ending.
+func (n *fakeNode) record(e event) {
+	select {
+	case n.events <- e:
+	default:
+		n.t.Errorf("%s: more events than the test can hold", n.name)
+	}
 }
 
 // next waits for the next event, which must be what.

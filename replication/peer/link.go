@@ -7,6 +7,7 @@ import (
 	"log/slog"
 	"net"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"github.com/lockstep-ha/lockstep/replication/wire"
@@ -30,12 +31,21 @@ type Link struct {
 	pending  *incoming               // the newest connection of the peer that nobody serves yet
 	state    State
 	since    time.Time
-	session  *Session // that is up
+	heard    attemptID // of the newest connection that the peer has opened
+	session  *Session  // that is up
 	sessions uint64
 	failures uint64
 	lastErr  string
 	total    Counters // of ended sessions
 }
+
+// attemptID orders the connections that one process of the peer has opened. A hello can be read
+// later than that of a connection opened after it; it must not displace that one.
+type attemptID struct{ process, attempt uint64 }
+
+// lastAttempt numbers the connections this process opens, over all links: a link that is made
+// anew goes on counting where the older one was.
+var lastAttempt atomic.Uint64
 
 // NewLink returns a link that does nothing until Run. It panics when cfg does not validate.
 func NewLink(cfg LinkConfig) *Link {
@@ -120,6 +130,11 @@ func (l *Link) offer(in *incoming) error {
 	case l.Dials():
 		return fmt.Errorf("%w: %s dials %s, not the other way round", ErrHandshake, l.cfg.Self, l.cfg.Peer)
 	}
+	id := attemptID{in.greeting.Hello.Process, in.greeting.Hello.Attempt}
+	if id.attempt != 0 && id.process == l.heard.process && id.attempt <= l.heard.attempt {
+		return fmt.Errorf("%w: attempt %d comes after %d", ErrReplaced, id.attempt, l.heard.attempt)
+	}
+	l.heard = id
 	l.interrupt(ErrReplaced)
 	l.pending = in
 	l.poke()

@@ -57,6 +57,33 @@ func TestLink_NewConnectionReplacesTheSessionAHundredTimes(t *testing.T) {
 	}
 }
 
+func TestLink_HelloOfAnOlderAttemptDisplacesNothing(t *testing.T) {
+	b := newNode(t, "b")
+	_, addr := accepting(t, b, nil)
+	greet := func(process, attempt uint64) *rawPeer {
+		p := rawDial(t, addr)
+		p.write(helloBytes(t, wire.Hello{Resource: "r0", Node: "a", Process: process, Attempt: attempt}))
+		return p
+	}
+	p := greet(5, 2)
+	p.greeting()
+	p.write(wire.AppendAccept(nil))
+	b.next("up")
+	for _, attempt := range []uint64{1, 2} {
+		if g := greet(5, attempt).greeting(); g.Kind != wire.GreetRefuse || !strings.Contains(g.Reason, "comes after 2") {
+			t.Errorf("attempt %d: %s %q", attempt, g.Kind, g.Reason)
+		}
+	}
+	p.write(encode(wire.Frame{Type: wire.Flush, Seq: 9}, nil))
+	if e := b.next("frame"); e.frame.Seq != 9 {
+		t.Errorf("frame %s", &e.frame)
+	}
+	if g := greet(6, 1).greeting(); g.Kind != wire.GreetHello { // the peer was restarted
+		t.Errorf("%s %q", g.Kind, g.Reason)
+	}
+	b.next("down")
+}
+
 func TestLink_FlapsFromBothEndsNeverShowTwoSessions(t *testing.T) {
 	a, b := newNode(t, "a"), newNode(t, "b")
 	_, addr := accepting(t, b, nil)
@@ -109,6 +136,7 @@ func TestLink_ConnectionCutAtEveryByteOfTheHandshakeRecovers(t *testing.T) {
 	a, b := newNode(t, "a"), newNode(t, "b")
 	h := a.hello
 	h.Resource, h.Node = "r0", "a"
+	h.Attempt = 1 << 20 // as long as any that the test will see
 	handshake := len(helloBytes(t, h)) + wire.GreetingSize
 	_, addr := accepting(t, b, nil)
 	proxy := cutter(t, addr, func(i int) int64 {

@@ -231,7 +231,18 @@ func TestSession_CutInsideAFrameDeliversNothingOfIt(t *testing.T) {
 
 func TestSession_RefuseFrameIsReadThoughThePeerIsSending(t *testing.T) {
 	for range 20 {
-		a, b, sa, sb := pair(t, nil)
+		a, b := newNode(t, "a"), newNode(t, "b")
+		flowing := make(chan struct{})
+		var once sync.Once
+		a.frames = func(_ *Session, batch []Received) {
+			for _, r := range batch {
+				r.Payload.Release()
+			}
+			once.Do(func() { close(flowing) })
+		}
+		_, addr := accepting(t, b, nil)
+		dialing(t, a, addr, nil)
+		sa, sb := a.next("up").s, b.next("up").s
 		var wg sync.WaitGroup
 		stop := make(chan struct{})
 		wg.Go(func() {
@@ -247,7 +258,7 @@ func TestSession_RefuseFrameIsReadThoughThePeerIsSending(t *testing.T) {
 				}
 			}
 		})
-		a.next("frame")
+		<-flowing
 		sa.Send(&wire.Frame{Type: wire.Refuse, Msg: &wire.Message{Reason: "sizes differ"}}, nil)
 		sa.Flush()
 		sa.Close(errors.New("sizes differ"))

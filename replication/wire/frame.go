@@ -104,4 +104,5 @@ type Hello struct {
 	PendingID  uint64   `json:"pending_session,omitempty"` // id offered since, perhaps stored by the peer
 	Unclean    bool     `json:"unclean,omitempty"`
 	Features   []string `json:"features,omitempty"` // "s2", "zstd"
+	Attempt    uint64   `json:"attempt,omitempty"`  // of the dialer: rises within one Process
 }

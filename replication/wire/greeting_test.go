@@ -16,7 +16,7 @@ func fullHello() Hello {
 	return Hello{
 		Protocol: Version, Cluster: "c", Resource: "r0", ResourceID: 1<<63 + 1, Node: "a", Instance: 2, Boot: "b",
 		Process: 3, Epoch: 4, Lineage: []uint64{5, 6}, Size: 1 << 40, State: "UpToDate", LastID: 7,
-		Unclean: true, Features: []string{"s2"},
+		Unclean: true, Features: []string{"s2"}, Attempt: 8,
 	}
 }
 

@@ -1,0 +1,204 @@
+package config
+
+import (
+	"path/filepath"
+	"time"
+)
+
+// Compression names what frames between nodes are compressed with.
+type Compression string
+
+// The values of Compression.
+const (
+	CompressNone Compression = "none"
+	CompressS2   Compression = "s2"   // fast; pays on networks below about 10 Gbit/s
+	CompressZstd Compression = "zstd" // smaller and slower; pays below about 1 Gbit/s
+)
+
+// NoQuorum says what a primary does with requests when it reaches neither its peers nor a quorum.
+type NoQuorum string
+
+// The values of NoQuorum.
+const (
+	NoQuorumFreeze NoQuorum = "freeze" // requests wait
+	NoQuorumError  NoQuorum = "error"  // requests fail with EIO
+)
+
+// Node is everything one daemon is told at its start. Field order is the order of the file.
+type Node struct {
+	// Name of this node; one of the [[node]] entries has the same. Required.
+	Name string `toml:"name"`
+	// Cluster is the same on all nodes; nodes of different clusters refuse each other. Required.
+	Cluster string `toml:"cluster"`
+	// DataDir holds the ledger and, unless said otherwise, the sockets. Default /var/lib/lockstep.
+	DataDir string `toml:"data_dir"`
+	// ControlSocket is the unix socket of the operator's API, mode 0600. Default (when empty):
+	// control.sock in DataDir.
+	ControlSocket string `toml:"control_socket"`
+
+	// Listen is the TCP address for the other nodes. Port 0 takes a free port, which no peer can
+	// know: for tests only. Default 127.0.0.1:7780.
+	Listen string `toml:"listen"`
+	// GossipListen is the TCP and UDP address for membership. Default 127.0.0.1:7781.
+	GossipListen string `toml:"gossip_listen"`
+	// NBDUnix is the unix socket for block device clients, mode 0600. Default (when empty):
+	// nbd.sock in DataDir.
+	NBDUnix string `toml:"nbd_unix"`
+	// NBDListen is a TCP address for block device clients. Default: empty, which means none.
+	NBDListen string `toml:"nbd_listen"`
+	// AllowNetwork permits listeners and peers outside the loopback interface. Nothing is
+	// encrypted: set it only where the network in between is trusted. Default false.
+	AllowNetwork bool `toml:"allow_network"`
+
+	// Key is the cluster's shared secret, 32 bytes as base64; the file must then have mode 0600.
+	// One of Key and KeyFile is required; Load fills Key from KeyFile.
+	Key Key `toml:"key"`
+	// KeyFile names a file of mode 0600 that holds the key as base64.
+	KeyFile string `toml:"key_file"`
+
+	// Witness makes a node that votes and holds no data. Default false.
+	Witness bool `toml:"witness"`
+	// LogLevel is debug, info, warn or error. Default info.
+	LogLevel string `toml:"log_level"`
+
+	// Compression of frames between nodes: none, s2 or zstd. Default none.
+	Compression Compression `toml:"compression"`
+	// DirectIO opens the backing of new replicas with O_DIRECT. Default false: page cache.
+	DirectIO bool `toml:"direct_io"`
+	// DiskTimeout is how long one operation on the backing device may take before the replica
+	// counts as failed until its process is gone. It becomes part of the policy of resources
+	// that are created here. 100 ms to 24 h; 0 means the default, 30 s.
+	DiskTimeout time.Duration `toml:"disk_timeout"`
+	// OnNoQuorum is freeze (requests wait) or error (EIO at once), part of the policy of resources
+	// that are created here. Default freeze.
+	OnNoQuorum NoQuorum `toml:"on_no_quorum"`
+	// FreezeDeadline closes client connections that were frozen for so long, part of the policy
+	// of resources that are created here. 1 s to 24 h; 0, the default, waits for ever.
+	FreezeDeadline time.Duration `toml:"freeze_deadline"`
+	// Window is the most payload in flight per resource, in bytes; beyond it clients wait.
+	// At least 1 MiB, at most 1 GiB. Default 16 MiB.
+	Window Size `toml:"window"`
+	// ResyncLatency is how much a resync may raise the latency of applications, in percent,
+	// 1 to 1000; the rate follows from it. Default 20.
+	ResyncLatency int `toml:"resync_latency"`
+	// ActivityLogRegions is how many regions of 4 MiB may be hot at once, 16 to 65536: more of
+	// them mean fewer metadata writes and a longer resync after a crash. Default 1237.
+	ActivityLogRegions int `toml:"activity_log_regions"`
+
+	// Timing names the preset that the five settings below come from where the file does not
+	// set them: lan or wan. Default lan.
+	Timing string `toml:"timing"`
+	// BeaconInterval is the time between two beacons to each peer. 0 is refused.
+	// lan 100 ms, wan 500 ms.
+	BeaconInterval time.Duration `toml:"beacon_interval"`
+	// Lease is how long a primary may serve after the last beacon that all counting members
+	// acknowledged; a failover waits it out. At least 50 ms and two beacon intervals, at most 1 min.
+	// lan 300 ms, wan 2 s.
+	Lease time.Duration `toml:"lease"`
+	// PeerTimeout is the silence after which a session with a peer is given up. At least
+	// 100 ms and two beacon intervals, at most 1 min. lan 2 s, wan 10 s.
+	PeerTimeout time.Duration `toml:"peer_timeout"`
+	// DropGrace is how long a primary whose session broke holds writes for the peer to come
+	// back, before it proposes to drop it. 0 proposes at once. At most 1 min.
+	// lan 100 ms, wan 1 s.
+	DropGrace time.Duration `toml:"drop_grace"`
+	// DriftMargin is how much two clocks may differ in rate, in percent of the lease, 1 to 50.
+	// Default 10 in both presets.
+	DriftMargin int `toml:"drift_margin"`
+
+	// Nodes lists every node of the cluster, this one too, in the same way on all of them.
+	Nodes []Peer `toml:"node"`
+}
+
+// Peer is one [[node]] entry.
+type Peer struct {
+	// Name of the node. Required.
+	Name string `toml:"name"`
+	// Addr is where the others reach its Listen, host:port. Required.
+	Addr string `toml:"addr"`
+	// Gossip is where the others reach its GossipListen, host:port. Required.
+	Gossip string `toml:"gossip"`
+	// Witness says that the node votes and holds no data. Default false.
+	Witness bool `toml:"witness"`
+}
+
+// DefaultNode returns a Node with every default set and nothing that is required.
+func DefaultNode() Node {
+	n := Node{
+		DataDir:            "/var/lib/lockstep",
+		Listen:             "127.0.0.1:7780",
+		GossipListen:       "127.0.0.1:7781",
+		LogLevel:           "info",
+		Compression:        CompressNone,
+		DiskTimeout:        30 * time.Second,
+		OnNoQuorum:         NoQuorumFreeze,
+		Window:             16 * MiB,
+		ResyncLatency:      20,
+		ActivityLogRegions: 1237,
+		Timing:             "lan",
+	}
+	n.applyTiming()
+	return n
+}
+
+// applyTiming sets the five timing fields from the preset that Timing names. It reports whether
+// there is such a preset.
+func (n *Node) applyTiming() bool {
+	n.DriftMargin = 10
+	switch n.Timing {
+	case "lan":
+		n.BeaconInterval = 100 * time.Millisecond
+		n.Lease = 300 * time.Millisecond
+		n.PeerTimeout = 2 * time.Second
+		n.DropGrace = 100 * time.Millisecond
+	case "wan":
+		n.BeaconInterval = 500 * time.Millisecond
+		n.Lease = 2 * time.Second
+		n.PeerTimeout = 10 * time.Second
+		n.DropGrace = time.Second
+	default:
+		return false
+	}
+	return true
+}
+
+// Resolve makes the paths of n absolute, counting relative ones from dir, and fills in the socket
+// paths that follow from DataDir. Load does it; whoever builds a Node in Go calls it once.
+func (n *Node) Resolve(dir string) {
+	abs := func(p *string) {
+		if *p != "" && !filepath.IsAbs(*p) {
+			*p = filepath.Join(dir, *p)
+		}
+	}
+	if n.ControlSocket == "" {
+		n.ControlSocket = filepath.Join(n.DataDir, "control.sock")
+	}
+	if n.NBDUnix == "" {
+		n.NBDUnix = filepath.Join(n.DataDir, "nbd.sock")
+	}
+	for _, p := range []*string{&n.DataDir, &n.ControlSocket, &n.NBDUnix, &n.KeyFile} {
+		abs(p)
+	}
+}
+
+// Self returns the [[node]] entry of this node. It reports false when there is none, which
+// Validate refuses.
+func (n *Node) Self() (Peer, bool) {
+	for _, p := range n.Nodes {
+		if p.Name == n.Name {
+			return p, true
+		}
+	}
+	return Peer{}, false
+}
+
+// Peers returns the entries of the other nodes, in the order of the file.
+func (n *Node) Peers() []Peer {
+	var out []Peer
+	for _, p := range n.Nodes {
+		if p.Name != n.Name {
+			out = append(out, p)
+		}
+	}
+	return out
+}
