@@ -171,8 +171,10 @@ func (r *Resource) keptDone(i int32, _ *op, err error) {
 // ones first, then those that come from whole regions.
 func (r *Resource) report(p *peer) {
 	exact := p.dirty.Clone()
-	exact.Or(p.unstable)
-	exact.Or(p.flushing)
+	if p.heldBy != p.hello.Boot { // what it acknowledged and had not flushed is gone
+		exact.Or(p.unstable)
+		exact.Or(p.flushing)
+	}
 	exact.AndNot(p.coarse)
 	coarse := p.coarse.Clone()
 	for _, part := range []struct {

@@ -123,7 +123,7 @@ func (r *Resource) sendLead(p *peer) {
 
 // followed takes p's answer to Lead: from now on p gets every write.
 func (r *Resource) followed(p *peer, m *wire.Message) {
-	p.phase = phaseFollowing
+	p.phase, p.heldBy = phaseFollowing, p.hello.Boot
 	p.state = ParseDiskState(m.State)
 	r.meta.PeerSession[p.idx], r.meta.PeerPending[p.idx] = p.wireID, 0
 	p.chain, p.chainEpoch = p.wireID, r.epoch

@@ -91,6 +91,7 @@ type peer struct {
 	coarse   *bitmap.Bitmap // those of dirty that are perhaps equal: compare first
 	unstable *bitmap.Bitmap // acknowledged, not flushed
 	flushing *bitmap.Bitmap // of the unstable ones, covered by flush flushSeq
+	heldBy   string         // boot id of the host whose page cache holds the unstable ones
 	flushSeq uint64         // 0: no flush is tracked
 	inflight flightQueue
 	acked    uint64
