@@ -94,6 +94,10 @@ const (
 
 	// EvInvalidate (on the primary): Peer's data is to be copied in full: it is dropped first.
 	EvInvalidate
+
+	// EvDiscard (on a secondary outside the set): this replica's data and history are given up,
+	// so that a primary copies it in full. It is how an operator ends a divergence.
+	EvDiscard
 )
 
 // Outcome is what became of a proposal.

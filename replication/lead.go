@@ -71,6 +71,10 @@ func (r *Resource) tryLead(p *peer) {
 		r.refuse(p, fmt.Sprintf("%s holds writes of a history that is not this one's: diverged; nothing is merged", p.node))
 		return
 	}
+	if p.state == Inconsistent && len(h.Lineage) == 0 {
+		p.dirty.Mark(wholeDevice(r.meta.Size)) // new, or it gave its data up: copy everything
+		p.coarse.Reset()
+	}
 	// The report of p adds nothing when everything p may hold since its last full report came
 	// from this process in this epoch.
 	p.continued = p.chain != 0 && p.chain == h.LastID && p.chainEpoch == r.epoch

@@ -169,6 +169,8 @@ func (r *Resource) Step(ev *Event, out []Action) []Action {
 		r.startVerify(r.peers[ev.Peer], ev.Repair)
 	case EvInvalidate:
 		r.invalidate(r.peers[ev.Peer])
+	case EvDiscard:
+		r.discardData()
 	default:
 		panic(fmt.Sprintf("core: unknown event %d", ev.Kind))
 	}

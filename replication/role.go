@@ -289,6 +289,21 @@ func (r *Resource) invalidate(p *peer) {
 	}
 }
 
+// discardData gives this replica's data and history up. A member never does (rule 12).
+func (r *Resource) discardData() {
+	if r.role != roleSecondary || r.selfInSet() || r.failed {
+		r.notice(NoticeRefused, "", "this replica is in use: its data is not given up")
+		return
+	}
+	r.endFollowing()
+	r.meta.Lineage = nil
+	r.setState(Inconsistent)
+	r.saveMeta(nil)
+	for _, p := range r.peers {
+		r.closeSession(p, "this replica gave its data up")
+	}
+}
+
 // grow makes room for a larger device. The backing has been grown with zeros on every member
 // before the record said so (rule 16).
 func (r *Resource) grow(size int64) {

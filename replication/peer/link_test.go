@@ -211,8 +211,9 @@ func TestLink_DisconnectEndsTheSessionUntilConnect(t *testing.T) {
 				t.Errorf("%s: %q", g.Kind, g.Reason)
 			}
 		}
-		if st := l.Stats(); st.State != Disabled || st.Session != 0 && st.Queued != 0 {
-			t.Errorf("state %s", st.State)
+		st := eventually(t, l, "disabled", func(st LinkStats) bool { return st.State == Disabled })
+		if st.Session != 0 || st.Queued != 0 {
+			t.Errorf("%+v", st)
 		}
 		l.SetEnabled(true)
 		n.next("up")

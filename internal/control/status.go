@@ -1,0 +1,134 @@
+package control
+
+import "time"
+
+// Status is what one node knows of the cluster and its resources.
+type Status struct {
+	Node      string     `json:"node"`    // who answers
+	Version   string     `json:"version"` // of its program
+	Resources []Resource `json:"resources"`
+	Nodes     []Node     `json:"nodes"`
+	Ledger    Ledger     `json:"ledger"`
+}
+
+// Node is one member of the cluster as the answering node sees it.
+type Node struct {
+	Name    string `json:"name"`
+	Alive   bool   `json:"alive"` // a hint: it was heard of lately
+	Witness bool   `json:"witness"`
+	Leader  bool   `json:"leader"` // of the ledger
+}
+
+// Ledger is the answering node's view of the quorum ledger.
+type Ledger struct {
+	Leader  string `json:"leader"`  // empty: none is known
+	Quorum  bool   `json:"quorum"`  // a majority of the voters is reached
+	Term    uint64 `json:"term"`    // of raft
+	Applied uint64 `json:"applied"` // index of the last command applied here
+}
+
+// Roles of a replica's node.
+const (
+	RolePrimary   = "Primary"
+	RoleSecondary = "Secondary"
+	RoleUnknown   = "Unknown" // no word from that node
+)
+
+// Disk states.
+const (
+	DiskUpToDate     = "UpToDate"     // holds every acknowledged write
+	DiskOutdated     = "Outdated"     // clean but old
+	DiskInconsistent = "Inconsistent" // a resync into it has begun and not ended
+	DiskDiskless     = "Diskless"     // no replica here
+	DiskFailed       = "Failed"       // an I/O error; stays so until it is replaced
+	DiskDiverged     = "Diverged"     // another history; waits for an operator
+	DiskUnknown      = "Unknown"      // no word from that node
+)
+
+// Connection states between two replicas.
+const (
+	ConnLocal         = "Local"         // the answering node itself
+	ConnConnected     = "Connected"     // a session is up
+	ConnConnecting    = "Connecting"    // tried again and again
+	ConnDisconnected  = "Disconnected"  // by an operator
+	ConnRefused       = "Refused"       // the peer will not have it: another history, size or key
+	ConnNotApplicable = "NotApplicable" // neither end is primary
+)
+
+// I/O states of a resource on the answering node.
+const (
+	IORunning = "running" // requests are served
+	IOFrozen  = "frozen"  // requests wait; Reason says for what
+	IOFailed  = "failed"  // requests fail; Reason says why
+	IONone    = "none"    // this node is not primary
+)
+
+// Resource is one replicated device.
+type Resource struct {
+	Name      string    `json:"resource"`
+	Epoch     uint64    `json:"epoch"`
+	Primary   string    `json:"primary"` // node; empty: none
+	InSync    []string  `json:"in_sync"` // nodes that hold every acknowledged write, from the ledger
+	Role      string    `json:"role"`    // of the answering node
+	SizeBytes int64     `json:"size_bytes"`
+	IO        IO        `json:"io"`
+	DiskState string    `json:"disk_state"` // of the answering node's replica
+	Replicas  []Replica `json:"replicas"`
+	NBD       NBD       `json:"nbd"`
+	Verify    *Verify   `json:"verify"` // the last or running verify; null: none since the start
+	Advice    []string  `json:"advice"` // what is wrong, whether data is safe, what to type next
+}
+
+// IO tells whether requests are served.
+type IO struct {
+	State  string `json:"state"`
+	Reason string `json:"reason,omitempty"` // a sentence
+}
+
+// Replica is one node's copy, as the answering node sees it.
+type Replica struct {
+	Node          string  `json:"node"`
+	DiskState     string  `json:"disk_state"`
+	Connection    string  `json:"connection"`
+	DirtyBytes    int64   `json:"dirty_bytes"`    // known to be missing there; 0 when not known
+	UnstableBytes int64   `json:"unstable_bytes"` // acknowledged, not yet flushed there
+	Resync        *Resync `json:"resync"`         // null: none
+	InSync        bool    `json:"in_sync"`
+}
+
+// Resync is a copy in progress into a replica.
+type Resync struct {
+	Percent     float64 `json:"percent"`     // 0 to 100
+	BytesPerSec int64   `json:"bytes_per_s"` // over the last seconds
+	ETASeconds  int64   `json:"eta_s"`       // -1: cannot be told
+	Paused      bool    `json:"paused"`
+}
+
+// NBD tells where clients connect.
+type NBD struct {
+	Unix    string `json:"unix"`    // path of the socket; empty: none
+	TCP     string `json:"tcp"`     // host:port; empty: none
+	Clients int    `json:"clients"` // connections open now
+}
+
+// Verify is the state of the last or running comparison.
+type Verify struct {
+	Running     bool       `json:"running"`
+	Percent     float64    `json:"percent"` // 0 to 100
+	BytesPerSec int64      `json:"bytes_per_s"`
+	ETASeconds  int64      `json:"eta_s"` // -1: cannot be told
+	Differences int        `json:"differences"`
+	Repaired    int        `json:"repaired"`
+	Finished    *time.Time `json:"finished,omitempty"`
+}
+
+// Event is one entry of the log of transitions.
+type Event struct {
+	Seq      uint64            `json:"seq"` // rises by one; begins anew when the daemon starts
+	Time     time.Time         `json:"time"`
+	Node     string            `json:"node"`
+	Resource string            `json:"resource,omitempty"` // empty: of the node itself
+	Kind     string            `json:"kind"`               // stable, for programs: "resync_done"
+	Text     string            `json:"text"`               // a sentence, for people
+	Attrs    map[string]string `json:"attrs,omitempty"`
+}

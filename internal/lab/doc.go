@@ -1,0 +1,31 @@
+// Package lab runs a cluster of real processes on the loopback interface, for trying, testing and
+// drilling.
+//
+// # Model
+//
+// A lab is a directory. Each node has a directory of its own in it, with its node file, its ledger,
+// its log and its copy of the resource; lab.json beside them says which processes there are and where
+// to reach them. A lab outlives the process that made it: nodes run in sessions of their own, and
+// Open takes a lab up again from its directory.
+//
+//	D/lab.json            State
+//	D/lab.lock            held while lab.json is changed or processes are started and stopped
+//	D/n1/node.toml        node file, mode 0600 (it holds the key)
+//	D/n1/data             ledger
+//	D/n1/r0.img, r0.meta  replica
+//	D/n1/log              what the process wrote, of all its starts
+//	D/n1/control.sock, nbd.sock
+//
+// The path of a unix socket has at most 107 bytes; where D is too long for that, the sockets of the
+// whole lab lie in a directory of the system's temporary directory, which Down removes.
+//
+// # Processes
+//
+// A process is named by its id, its start time and the boot it ran in, and signalled through a
+// descriptor (pidfd) that was checked against the two: a reused process id is never signalled.
+//
+// # Ports
+//
+// Ports are taken by listening on port 0 and are held until the node files are written. Between
+// that and the start of a node somebody else may take one; Up then begins again with other ports.
+package lab

@@ -1,0 +1,126 @@
+package replication
+
+import (
+	"testing"
+	"time"
+
+	"github.com/lockstep-ha/lockstep/bitmap"
+)
+
+// settleWorld lets everything under way come to an end.
+func settleWorld(w *world, d time.Duration) {
+	for end := w.now + d; w.now < end; {
+		for w.progress() {
+		}
+		w.tick(10 * time.Millisecond)
+	}
+}
+
+func serving(t *testing.T) (*world, *wnode, *wnode) {
+	w := newWorld(t, 7)
+	w.promote(w.nodes[0])
+	settleWorld(w, time.Second)
+	if !w.rested() {
+		t.Fatalf("does not start: %+v", w.nodes[0].core.Status(w.now))
+	}
+	return w, w.nodes[0], w.nodes[1]
+}
+
+func TestPrimary_PeerLost_HoldsWritesUntilDropIsRecorded(t *testing.T) {
+	w, a, b := serving(t)
+	w.link = false
+	w.breakSession()
+	settled := len(w.asks)
+	for range 200 { // deliver everything but the ledger's answer
+		for _, n := range w.nodes {
+			for len(n.downs) > 0 || len(n.io) > 0 || len(n.saves) > 0 {
+				asks := w.asks
+				w.asks = nil
+				w.progress()
+				w.asks = append(asks, w.asks...)
+			}
+		}
+		w.tick(10 * time.Millisecond)
+		if len(w.asks) > settled {
+			break
+		}
+	}
+	w.request(a, OpWrite, bitmap.Extent{Len: bitmap.BlockSize}, 0)
+	if s := a.core.Status(w.now); s.IO != "frozen" || s.Reason == "" {
+		t.Errorf("I/O is %s (%s) while the member is away", s.IO, s.Reason)
+	}
+	if len(a.requests) == 0 {
+		t.Fatal("a write was answered before the Drop")
+	}
+	settleWorld(w, time.Second)
+	if len(a.requests) != 0 || w.rec.in[b.i] {
+		t.Errorf("after the Drop: %d requests wait, record %+v", len(a.requests), w.rec)
+	}
+}
+
+func TestSwitchover_CopiesNothing(t *testing.T) {
+	w, a, b := serving(t)
+	for range 200 {
+		w.issue(a)
+		w.progress()
+	}
+	settleWorld(w, time.Second)
+	a.step(&Event{Kind: EvStop})
+	settleWorld(w, 200*time.Millisecond)
+	if w.rec.primary != -1 {
+		t.Fatalf("did not step down: %+v", w.rec)
+	}
+	w.promote(b)
+	settleWorld(w, 50*time.Millisecond) // the promise ended with the StepDown: no lease is waited for
+	if !b.core.Serving() || !w.rec.in[a.i] {
+		t.Fatalf("n2 does not serve: %+v", b.core.Status(w.now))
+	}
+	if n := b.core.peers[0].resync.copied + b.core.peers[0].dirty.Bytes(); n != 0 {
+		t.Errorf("%d bytes copied after a planned switchover", n)
+	}
+}
+
+func TestSecondary_ProcessKilled_ResyncCopiesWhatItMissed(t *testing.T) {
+	w, a, b := serving(t)
+	for range 300 {
+		w.issue(a)
+		w.progress()
+	}
+	settleWorld(w, time.Second)
+	w.kill(b, false)
+	settleWorld(w, time.Second)
+	for range 100 {
+		w.issue(a)
+		w.progress()
+	}
+	settleWorld(w, time.Second)
+	missed := a.core.peers[0].dirty.Bytes()
+	b.start()
+	settleWorld(w, 2*time.Second)
+	p := a.core.peers[0]
+	if missed == 0 || p.resync.copied != missed || p.resync.equal != 0 {
+		t.Errorf("missed %d bytes, copied %d, compared equal %d", missed, p.resync.copied, p.resync.equal)
+	}
+	w.checkEqual("after resync")
+}
+
+func TestDiscard_DivergedReplica_IsCopiedInFull(t *testing.T) {
+	w, a, b := serving(t)
+	w.issue(a)
+	settleWorld(w, time.Second)
+	w.kill(b, false)
+	settleWorld(w, time.Second) // a drops b
+	b.stored.Lineage = append([]uint64{1, 2}, 99)
+	w.mayDiverge = true
+	b.start()
+	settleWorld(w, 3*time.Second)
+	if w.rec.in[b.i] {
+		t.Fatal("a replica of another history was taken in")
+	}
+	b.step(&Event{Kind: EvDiscard})
+	settleWorld(w, 5*time.Second)
+	if !w.rec.in[b.i] || b.stored.State != UpToDate {
+		t.Fatalf("not copied: %+v", b.core.Status(w.now))
+	}
+	w.checkEqual("after the copy")
+}
