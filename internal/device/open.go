@@ -143,7 +143,7 @@ func (d *Device) stored(s *store.Store) (replication.Stored, error) {
 			break
 		}
 		p := m.Peers[l.slot]
-		st.PeerInstance[i], st.PeerSession[i] = p.Instance, p.LastSession
+		st.PeerInstance[i], st.PeerSession[i], st.PeerPending[i] = p.Instance, p.LastSession, p.PendingSession
 		b, bad, err := s.LoadBitmap(l.slot)
 		if err != nil {
 			return st, fmt.Errorf("bitmap for %s: %w", l.node, err)

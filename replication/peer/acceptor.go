@@ -74,15 +74,15 @@ func (a *Acceptor) Remove(l *Link) {
 // Serve takes over conn, at whose other end the transport has proven to be the node peerNode. It
 // reads the hello and passes conn on to the link it is for, or refuses with the reason, logs it
 // and closes conn. It returns when that is done, within the timeout and a moment, or when ctx
-// ends; the caller gives it a goroutine. Connections beyond Handshakes are closed at once.
-func (a *Acceptor) Serve(ctx context.Context, conn net.Conn, peerNode string) error {
-	err := a.serve(ctx, conn, peerNode)
-	if err != nil {
+// ends; the caller gives it a goroutine. Connections beyond Handshakes are closed at once. It has
+// the form of a handler of package transport.
+func (a *Acceptor) Serve(ctx context.Context, conn net.Conn, peerNode string) {
+	if err := a.serve(ctx, conn, peerNode); err != nil {
 		a.cfg.Logger.Warn("incoming session refused", "peer", peerNode, "addr", conn.RemoteAddr().String(), "err", err)
 	}
-	return err
 }
 
+// serve is Serve but for the log. It returns a *RefusedError, or how the connection failed.
 func (a *Acceptor) serve(ctx context.Context, conn net.Conn, peerNode string) error {
 	select {
 	case a.slots <- struct{}{}:

@@ -47,7 +47,7 @@ func TestAcceptor_RefusesAndSaysWhy(t *testing.T) {
 			}
 			run(t, l)
 			errs := make(chan error, 1)
-			addr := listen(t, func(ctx context.Context, conn net.Conn) { errs <- acc.Serve(ctx, conn, "a") })
+			addr := listen(t, func(ctx context.Context, conn net.Conn) { errs <- acc.serve(ctx, conn, "a") })
 			p := rawDial(t, addr)
 			p.write(c.first)
 			if g := p.greeting(); g.Kind != wire.GreetRefuse || !strings.Contains(g.Reason, c.want) {
@@ -57,7 +57,7 @@ func TestAcceptor_RefusesAndSaysWhy(t *testing.T) {
 			err := <-errs
 			var r *RefusedError
 			if !errors.As(err, &r) || r.Remote || c.is != nil && !errors.Is(err, c.is) {
-				t.Errorf("Serve: %v", err)
+				t.Errorf("serve: %v", err)
 			}
 			if len(b.events) != 0 {
 				t.Errorf("the handler saw %s", (<-b.events).what)
@@ -108,7 +108,7 @@ func TestLink_RefusesWhoeverItDidNotMeanToDial(t *testing.T) {
 func TestAcceptor_SilentStrangersAreBoundedInNumberAndTime(t *testing.T) {
 	acc := NewAcceptor(AcceptorConfig{Self: "b", Handshakes: 1, Timeout: time.Hour})
 	errs := make(chan error, 2)
-	addr := listen(t, func(ctx context.Context, conn net.Conn) { errs <- acc.Serve(ctx, conn, "a") })
+	addr := listen(t, func(ctx context.Context, conn net.Conn) { errs <- acc.serve(ctx, conn, "a") })
 	first, second := rawDial(t, addr), rawDial(t, addr)
 	var r *RefusedError
 	if err := <-errs; !errors.As(err, &r) || !strings.Contains(err.Error(), "1 handshakes") {
@@ -120,7 +120,7 @@ func TestAcceptor_SilentStrangersAreBoundedInNumberAndTime(t *testing.T) {
 	}
 
 	acc = NewAcceptor(AcceptorConfig{Self: "b", Timeout: time.Millisecond})
-	addr = listen(t, func(ctx context.Context, conn net.Conn) { errs <- acc.Serve(ctx, conn, "a") })
+	addr = listen(t, func(ctx context.Context, conn net.Conn) { errs <- acc.serve(ctx, conn, "a") })
 	rawDial(t, addr)
 	var timeout net.Error
 	if err := <-errs; !errors.As(err, &timeout) || !timeout.Timeout() {

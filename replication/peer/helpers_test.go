@@ -255,7 +255,7 @@ func accepting(t testing.TB, b *fakeNode, change func(*LinkConfig)) (*Link, stri
 	if err := acc.Add(l); err != nil {
 		t.Fatal(err)
 	}
-	addr := listen(t, func(ctx context.Context, c net.Conn) { _ = acc.Serve(ctx, c, "a") })
+	addr := listen(t, func(ctx context.Context, c net.Conn) { acc.Serve(ctx, c, "a") })
 	run(t, l)
 	return l, addr
 }

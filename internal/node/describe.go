@@ -1,0 +1,198 @@
+package node
+
+import (
+	"context"
+	"strconv"
+	"time"
+
+	"github.com/lockstep-ha/lockstep/internal/control"
+	"github.com/lockstep-ha/lockstep/quorum"
+	"github.com/lockstep-ha/lockstep/replication"
+)
+
+func itoa(n uint64) string { return strconv.FormatUint(n, 10) }
+
+// Status reports this node's view. Where this node is secondary it asks the primary, for at most
+// 500 ms, for what only a primary knows: how far a resync is and what is dirty.
+func (b *backend) Status(ctx context.Context, resource string) (control.Status, error) {
+	out := control.Status{Node: b.m.self.Node, Version: control.Version()}
+	lst := b.facts.ledger()
+	out.Ledger = control.Ledger{Leader: lst.Leader, Quorum: lst.HasQuorum, Term: lst.Term, Applied: lst.Applied}
+	for _, n := range b.cfg.Nodes {
+		out.Nodes = append(out.Nodes, control.Node{
+			Name: n.Name, Witness: n.Witness, Leader: n.Name == lst.Leader,
+			Alive: n.Name == b.m.self.Node || b.facts.alive(n.Name),
+		})
+	}
+	st := b.m.ledger.State()
+	if st == nil {
+		if resource != "" {
+			return out, noResource(resource)
+		}
+		return out, nil
+	}
+	found := resource == ""
+	for i := range st.Resources {
+		rec := &st.Resources[i]
+		if resource == "" || rec.Name == resource {
+			found = true
+			out.Resources = append(out.Resources, b.resource(ctx, rec, lst.HasQuorum))
+		}
+	}
+	if !found {
+		return out, noResource(resource)
+	}
+	return out, nil
+}
+
+// resource describes one resource with what the primary adds, and what to do about it.
+func (b *backend) resource(ctx context.Context, rec *quorum.Resource, quorate bool) control.Resource {
+	self := b.m.self.Node
+	var res control.Resource
+	var f *fault
+	var st *replication.Status
+	if w := b.m.find(rec.Name); w != nil && w.id == rec.ID {
+		var rep replica
+		if rep, f = w.open(); rep != nil {
+			s := rep.Status()
+			st = &s
+		}
+		res = b.describe(rec, w, rep, st, f)
+	} else {
+		res = b.describe(rec, nil, nil, nil, nil)
+	}
+	var remote *view
+	if p := rec.Primary.Node; p != "" && p != self {
+		ctx, cancel := context.WithTimeout(ctx, viewTime)
+		a, err := b.asker.ask(ctx, p, question{Op: "view", Resource: rec.Name, ID: rec.ID})
+		cancel()
+		if err == nil && a.View != nil {
+			remote = a.View
+			adopt(&res, remote, self)
+		}
+	}
+	res.Advice = advise(situation{rec: rec, self: self, local: st, fault: f, remote: remote, quorate: quorate, res: &res})
+	return res
+}
+
+// describe is what this node alone can say of a resource. w, rep and st are nil where there is no
+// replica here, or it is not open for the reason f.
+func (b *backend) describe(rec *quorum.Resource, w *worker, rep replica, st *replication.Status, f *fault) control.Resource {
+	self := b.m.self.Node
+	res := control.Resource{
+		Name: rec.Name, Epoch: rec.Epoch, Primary: rec.Primary.Node, InSync: rec.Set(),
+		Role: control.RoleSecondary, SizeBytes: rec.SizeBytes,
+		IO: control.IO{State: control.IONone}, DiskState: control.DiskDiskless,
+		NBD: control.NBD{Unix: b.cfg.NBDUnix, TCP: b.facts.nbdTCP(), Clients: b.facts.clients(rec.Name)},
+	}
+	switch {
+	case st != nil:
+		res.Role, res.IO, res.DiskState = roleOf(st), control.IO{State: st.IO, Reason: st.Reason}, st.State.String()
+		res.Verify = verifyOf(st.Verify)
+	case f != nil:
+		res.DiskState = f.state.String()
+		res.IO.Reason = f.reason
+	}
+	for i := range rec.Replicas {
+		r := &rec.Replicas[i]
+		c := control.Replica{Node: r.Node, DiskState: control.DiskUnknown, Connection: control.ConnNotApplicable, InSync: r.InSet}
+		switch {
+		case r.Node == self:
+			c.DiskState, c.Connection = res.DiskState, control.ConnLocal
+		case st != nil:
+			peerStatus(&c, st, rep)
+		}
+		if c.DiskState == control.DiskUnknown && r.Failed {
+			c.DiskState = control.DiskFailed
+		}
+		res.Replicas = append(res.Replicas, c)
+	}
+	return res
+}
+
+// roleOf shows a process that gave its role up, or has not taken it up yet, as what it is for
+// clients: only a primary may serve.
+func roleOf(st *replication.Status) string {
+	if st.Role == rolePrimary {
+		return control.RolePrimary
+	}
+	return control.RoleSecondary
+}
+
+// peerStatus fills in what the core knows of a peer.
+func peerStatus(c *control.Replica, st *replication.Status, rep replica) {
+	for _, p := range st.Peers {
+		if p.Node != c.Node {
+			continue
+		}
+		c.DiskState, c.Connection = p.State.String(), p.Connection
+		c.DirtyBytes, c.UnstableBytes = p.Dirty, p.Unstable
+		if p.Connection == "Handshaking" {
+			c.Connection = control.ConnConnecting
+		}
+		if !rep.Connected(p.Node) {
+			c.Connection = control.ConnDisconnected
+		}
+		if r := p.Resync; r != nil {
+			c.Resync = &control.Resync{BytesPerSec: r.Rate, ETASeconds: seconds(r.ETA), Paused: r.Paused, Percent: percent(r.Done, r.Total)}
+			if r.Paused {
+				c.Resync.ETASeconds = -1
+			}
+		}
+	}
+}
+
+func percent(done, total int64) float64 {
+	if total <= 0 {
+		return 100
+	}
+	return min(100, float64(done)*100/float64(total))
+}
+
+// seconds rounds up; 0 or less is a time that cannot be told.
+func seconds(d time.Duration) int64 {
+	if d <= 0 {
+		return -1
+	}
+	return int64((d + time.Second - 1) / time.Second)
+}
+
+func verifyOf(v *replication.VerifyStatus) *control.Verify {
+	if v == nil {
+		return nil
+	}
+	out := &control.Verify{Running: v.Running, Percent: percent(v.Done, v.Total), ETASeconds: -1, Differences: int(v.Mismatches)}
+	if v.Repaired {
+		out.Repaired = out.Differences
+	}
+	return out
+}
+
+// adopt takes from the primary's view what only a primary knows, about every replica but the
+// local one's own disk state and the local end of a session.
+func adopt(res *control.Resource, v *view, self string) {
+	if v.Resource.Name == "" {
+		return
+	}
+	for i := range res.Replicas {
+		mine := &res.Replicas[i]
+		for _, theirs := range v.Resource.Replicas {
+			if theirs.Node != mine.Node {
+				continue
+			}
+			switch mine.Node {
+			case self:
+			case v.Node:
+				mine.DiskState = theirs.DiskState
+			default:
+				mine.DiskState, mine.Connection = theirs.DiskState, theirs.Connection
+			}
+			if mine.Node != v.Node {
+				mine.DirtyBytes, mine.UnstableBytes, mine.Resync = theirs.DirtyBytes, theirs.UnstableBytes, theirs.Resync
+			}
+		}
+	}
+	if res.Verify == nil {
+		res.Verify = v.Resource.Verify
+	}
+}

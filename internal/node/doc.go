@@ -1,0 +1,35 @@
+// Package node is the daemon: one per host. It owns every long-lived goroutine of the process and
+// wires the packages below it; what may be written where is decided in package replication, who
+// may be primary in package quorum.
+//
+// # Parts
+//
+//	Run        opens what the node needs, in order, and closes it in the reverse order
+//	manager    compares each applied ledger state with what runs here; one worker per replica
+//	worker     creates, registers, opens and closes one replica, and keeps its links to its peers
+//	proposer   turns a core's wish (drop, join, step down) into a ledger command and its answer
+//	backend    what operators ask for: create, promote, demote, switch over, resize, verify
+//	exports    which resource the NBD server may serve here, and how it refuses the others
+//	journal    the last events, for `lockstep events` and for tests
+//
+// # The life of a local replica
+//
+//	           record names it          metadata made or found
+//	(nothing) ----------------> absent ------------------------> open, not registered
+//	                              ^                                   | instance recorded
+//	                        fault | retry slowly                      v
+//	                           failed <----------------------- open and registered
+//	                                   closed: device ended           | record deleted
+//	                                                                  v
+//	                                                                gone (its files stay)
+//
+// A crash between making the metadata and recording its instance leaves metadata of the recorded
+// resource id behind; the next start finds and registers it instead of making another.
+//
+// # Order at the end
+//
+// Clients first, the ledger late: a primary stops serving, then proposes StepDown, for which
+// it needs the ledger and the transport; replicas are then closed clean; the ledger and the
+// transport go last. The whole of it is bounded by stopTimeout, after which the process leaves
+// without a clean mark, which costs a resync and no data.
+package node

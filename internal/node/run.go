@@ -1,0 +1,318 @@
+package node
+
+import (
+	"context"
+	"crypto/rand"
+	"encoding/binary"
+	"errors"
+	"fmt"
+	"log/slog"
+	"net"
+	"net/http"
+	"os"
+	"strings"
+	"sync"
+	"time"
+
+	sd "github.com/coreos/go-systemd/v22/daemon"
+	"golang.org/x/sync/errgroup"
+
+	"github.com/lockstep-ha/lockstep/internal/config"
+	"github.com/lockstep-ha/lockstep/internal/control"
+	"github.com/lockstep-ha/lockstep/internal/transport"
+	"github.com/lockstep-ha/lockstep/nbd"
+	"github.com/lockstep-ha/lockstep/quorum"
+	"github.com/lockstep-ha/lockstep/quorum/ledger"
+	"github.com/lockstep-ha/lockstep/quorum/membership"
+	"github.com/lockstep-ha/lockstep/replication/peer"
+)
+
+// Names of the services on the transport, beside serviceNode and ledger.Service.
+const (
+	serviceReplication = "replication"
+	serviceControl     = "control"
+)
+
+// stopTimeout bounds the giving up of roles at the end. Whatever is not recorded by then is found
+// out by the others, as after a crash.
+const stopTimeout = 8 * time.Second
+
+// Run is the daemon of one node. It returns nil after ctx ended and everything was closed in
+// order, or the error that keeps the node from running. ready, which may be nil, is called once
+// operators and peers are answered; the ledger may still be without a quorum then.
+func Run(ctx context.Context, cfg config.Node, log *slog.Logger, ready func()) error {
+	if err := cfg.Validate(); err != nil {
+		return err
+	}
+	if err := os.MkdirAll(cfg.DataDir, 0o700); err != nil {
+		return fmt.Errorf("node %s: %w", cfg.Name, err)
+	}
+	d, err := assemble(ctx, cfg, log)
+	if err != nil {
+		return fmt.Errorf("node %s: %w", cfg.Name, err)
+	}
+	return d.run(ctx, ready)
+}
+
+// daemon holds the parts of a node between assemble and the end of run.
+type daemon struct {
+	cfg     config.Node
+	log     *slog.Logger
+	tr      *transport.Transport
+	ledger  *ledger.Ledger
+	members *members
+	m       *manager
+	ctl     *control.Server
+	nbd     *nbd.Server
+
+	lnPeers, lnControl, lnNBDUnix, lnNBDTCP, lnDebug net.Listener // lnNBDTCP and lnDebug may be nil
+}
+
+// assemble opens everything that can fail, and starts nothing.
+func assemble(ctx context.Context, cfg config.Node, log *slog.Logger) (_ *daemon, err error) {
+	d := &daemon{cfg: cfg, log: log.With("node", cfg.Name)}
+	defer func() {
+		if err != nil {
+			d.closeListeners()
+		}
+	}()
+	self, err := identify(cfg.Name)
+	if err != nil {
+		return nil, err
+	}
+	if err := d.listen(ctx); err != nil {
+		return nil, err
+	}
+	d.tr, err = transport.New(transport.Config{Cluster: cfg.Cluster, Node: cfg.Name, Key: cfg.Key[:], Logger: d.log})
+	if err != nil {
+		return nil, err
+	}
+	j := newJournal(cfg.Name, journalLen)
+	if d.members, err = newMembers(cfg, self, d.log, func(h membership.Hint) { hear(j, d.log, h) }); err != nil {
+		return nil, err
+	}
+	if d.ledger, err = openLedger(cfg, d.tr, d.log); err != nil {
+		return nil, errors.Join(err, d.members.gossip.Close())
+	}
+	d.wire(self, j)
+	return d, nil
+}
+
+func openLedger(cfg config.Node, tr *transport.Transport, log *slog.Logger) (*ledger.Ledger, error) {
+	lc := ledger.Config{
+		Dir: cfg.DataDir, Cluster: cfg.Cluster, Node: cfg.Name, Transport: tr, Logger: log,
+		// An election must not begin for a delay that beacons survive.
+		TickInterval: max(50*time.Millisecond, cfg.BeaconInterval/2),
+	}
+	for _, n := range cfg.Nodes {
+		lc.Members = append(lc.Members, ledger.Member{Name: n.Name, Addr: n.Addr, Witness: n.Witness})
+	}
+	return ledger.Open(lc)
+}
+
+// hear records a hint of the gossip.
+func hear(j *journal, log *slog.Logger, h membership.Hint) {
+	if h.Node == j.node {
+		return
+	}
+	kind, text := "node_alive", h.Node+" is heard of."
+	if !h.Alive {
+		kind, text = "node_silent", h.Node+" is not heard of any more."
+	}
+	log.Info("membership hint", "peer", h.Node, "alive", h.Alive)
+	j.add("", kind, text, "peer", h.Node)
+}
+
+// wire makes the parts of this package and connects them with the others.
+func (d *daemon) wire(self quorum.Incumbent, j *journal) {
+	dial := func(ctx context.Context, node, service string) (net.Conn, error) {
+		addr := addrOf(d.cfg, node)
+		if addr == "" {
+			return nil, control.Errorf(control.CodeNotFound, "there is no node %s in the file of %s", node, d.cfg.Name)
+		}
+		return d.tr.Dial(ctx, addr, node, service)
+	}
+	httpTo := func(node string) (*http.Client, error) {
+		if addrOf(d.cfg, node) == "" {
+			return nil, control.Errorf(control.CodeNotFound, "there is no node %s in this cluster", node).WithSafety(control.SafetyYes)
+		}
+		return &http.Client{Transport: &http.Transport{
+			DisableKeepAlives: true, DisableCompression: true,
+			DialContext: func(ctx context.Context, _, _ string) (net.Conn, error) { return dial(ctx, node, serviceControl) },
+		}}, nil
+	}
+	acceptor := peer.NewAcceptor(peer.AcceptorConfig{Self: d.cfg.Name, Logger: d.log})
+	opener := &deviceOpener{cfg: d.cfg, self: self, log: d.log, acceptor: acceptor, dial: dial, fresh: randomID}
+	d.m = newManager(self, d.ledger, opener, j, d.log, randomID)
+	ask := dialAsker{dial: dial}
+	d.nbd = nbd.NewServer(nbd.Config{Logger: d.log}, &exports{m: d.m, asker: ask})
+	d.m.closeClients = func(resource string) {
+		d.nbd.CloseExport(resource, d.cfg.Name+" does not serve "+resource+" any more")
+	}
+	d.m.onCount = func(n int) { limitMemory(n, int64(d.cfg.Window)) }
+	b := &backend{
+		cfg: d.cfg, m: d.m, journal: j, asker: ask,
+		client: func(node string) control.Backend {
+			hc, err := httpTo(node)
+			if err != nil {
+				hc = &http.Client{Transport: failing{err}}
+			}
+			return control.NewClientHTTP(hc, "node "+node)
+		},
+		facts: facts{
+			ledger: d.ledger.Status, alive: d.alive, clients: d.clients, nbdTCP: d.nbdTCP,
+		},
+	}
+	d.ctl = control.NewServer(control.Options{Node: d.cfg.Name, Backend: b, Forward: httpTo, Logger: d.log})
+	d.ledger.Subscribe(d.m.apply)
+	d.tr.Handle(serviceReplication, func(ctx context.Context, conn net.Conn, from string) {
+		acceptor.Serve(ctx, conn, from) // it logs why not
+	})
+	d.tr.Handle(serviceNode, func(ctx context.Context, conn net.Conn, from string) {
+		if err := serveNode(ctx, conn, b.reply); err != nil {
+			d.log.Debug("question not answered", "peer", from, "err", err)
+		}
+	})
+}
+
+// failing is the transport to a node that is not known.
+type failing struct{ err error }
+
+func (f failing) RoundTrip(*http.Request) (*http.Response, error) { return nil, f.err }
+
+// run starts the parts, waits for ctx or for the first of them that fails, and stops them in the
+// order that the package comment gives.
+func (d *daemon) run(ctx context.Context, ready func()) error {
+	base := context.WithoutCancel(ctx)
+	var mu sync.Mutex
+	var faults []error // under mu
+	broken := make(chan error, 16)
+	start := func(parts map[string]func(context.Context) error) (stop func()) {
+		layer, cancel := context.WithCancel(base)
+		var g errgroup.Group
+		for name, part := range parts {
+			g.Go(func() error {
+				err := part(layer)
+				if err != nil && layer.Err() == nil {
+					err = fmt.Errorf("%s: %w", name, err)
+					broken <- err
+					return err
+				}
+				return nil
+			})
+		}
+		return func() {
+			cancel()
+			if err := g.Wait(); err != nil {
+				mu.Lock()
+				defer mu.Unlock()
+				faults = append(faults, err)
+			}
+		}
+	}
+	stopTransport := start(map[string]func(context.Context) error{
+		"transport": func(ctx context.Context) error { return d.tr.Serve(ctx, d.lnPeers) },
+	})
+	stopLedger := start(map[string]func(context.Context) error{"ledger": d.ledger.Run})
+	stopManager := start(map[string]func(context.Context) error{
+		"replicas": func(ctx context.Context) error { d.m.run(ctx); return nil },
+	})
+	stopFront := start(d.front())
+	d.log.Info("node started", "process", d.m.self.Process, "listen", d.lnPeers.Addr().String(), "nbd", d.cfg.NBDUnix, "control", d.cfg.ControlSocket)
+	if ready != nil {
+		ready()
+	}
+	d.notify(sd.SdNotifyReady)
+
+	select {
+	case <-ctx.Done():
+	case err := <-broken:
+		d.log.Error("node cannot go on", "err", err)
+	}
+	d.notify(sd.SdNotifyStopping)
+	d.m.closing.Store(true)
+	limit, cancel := context.WithTimeout(base, stopTimeout)
+	d.m.stopServing(limit)
+	cancel()
+	// Side by side: a connection ends when its last request does, and requests that a frozen
+	// replica holds end with the replica.
+	var both sync.WaitGroup
+	both.Go(stopFront)
+	both.Go(stopManager)
+	both.Wait()
+	stopLedger()
+	stopTransport()
+	d.log.Info("node stopped")
+	return errors.Join(faults...)
+}
+
+// front returns what answers clients and operators.
+func (d *daemon) front() map[string]func(context.Context) error {
+	parts := map[string]func(context.Context) error{
+		"control":           func(ctx context.Context) error { return d.ctl.Serve(ctx, d.lnControl) },
+		"control for nodes": func(ctx context.Context) error { return d.ctl.ServePeers(ctx, d.tr.Listener(serviceControl)) },
+		"nbd":               func(ctx context.Context) error { return d.nbd.Serve(ctx, d.lnNBDUnix) },
+		"membership":        d.members.run,
+	}
+	if d.lnNBDTCP != nil {
+		parts["nbd over tcp"] = func(ctx context.Context) error { return d.nbd.Serve(ctx, d.lnNBDTCP) }
+	}
+	if d.lnDebug != nil {
+		parts["profiles"] = func(ctx context.Context) error { return serveProfiles(ctx, d.lnDebug) }
+	}
+	return parts
+}
+
+// notify tells systemd; without it, that is nothing.
+func (d *daemon) notify(state string) {
+	if _, err := sd.SdNotify(false, state); err != nil {
+		d.log.Warn("systemd was not told", "state", state, "err", err)
+	}
+}
+
+// alive is a hint: the ledger's link to the node is up, or membership hears of it.
+func (d *daemon) alive(node string) bool {
+	for _, v := range d.ledger.Status().Voters {
+		if v.Node == node && v.LinkUp {
+			return true
+		}
+	}
+	return d.members.alive(node)
+}
+
+func (d *daemon) clients(resource string) int {
+	n := 0
+	for _, c := range d.nbd.Conns() {
+		if c.Export == resource {
+			n++
+		}
+	}
+	return n
+}
+
+func (d *daemon) nbdTCP() string {
+	if d.lnNBDTCP == nil {
+		return ""
+	}
+	return d.lnNBDTCP.Addr().String()
+}
+
+// identify returns what this process is recorded as when it is primary, but for the replica.
+func identify(node string) (quorum.Incumbent, error) {
+	b, err := os.ReadFile("/proc/sys/kernel/random/boot_id")
+	if err != nil {
+		return quorum.Incumbent{}, fmt.Errorf("boot id: %w", err)
+	}
+	return quorum.Incumbent{Node: node, Boot: strings.TrimSpace(string(b)), Process: randomID()}, nil
+}
+
+// randomID returns an unpredictable id, never 0.
+func randomID() uint64 {
+	var b [8]byte
+	for {
+		rand.Read(b[:]) // never fails
+		if id := binary.BigEndian.Uint64(b[:]); id != 0 {
+			return id
+		}
+	}
+}
