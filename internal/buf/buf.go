@@ -34,7 +34,22 @@ type Buf struct {
 	cls  uint8
 }
 
-var pools [maxShift - minShift + 1]sync.Pool
+// Small buffers come from a sync.Pool each class. Large ones are kept by hand: a sync.Pool gives
+// them up at each garbage collection, and making a new one costs more than filling it, because its
+// pages have to be zeroed and faulted in.
+var (
+	pools [maxShift - minShift + 1]sync.Pool
+	large struct {
+		sync.Mutex
+		free [maxShift - minShift + 1][]*Buf
+		held int // bytes
+	}
+)
+
+const (
+	largeClass = 17 - minShift // from 128 KiB on
+	maxHeld    = 24 << 20      // bytes of large buffers that are kept for the next use
+)
 
 // Get lends a buffer of n bytes, 0 <= n <= MaxLen, with one reference owned by the caller.
 // It panics for any other n: a length from a wire is checked before it comes here.
@@ -46,13 +61,45 @@ func Get(n int) *Buf {
 	if n > 1<<minShift {
 		cls = bits.Len(uint(n-1)) - minShift
 	}
-	b, _ := pools[cls].Get().(*Buf)
+	b := take(cls)
 	if b == nil {
 		b = &Buf{mem: aligned(1 << (cls + minShift)), cls: uint8(cls)}
 	}
 	b.B = b.mem[:n]
 	b.refs.Store(1)
 	return b
+}
+
+// take returns a free buffer of class cls, or nil.
+func take(cls int) *Buf {
+	if cls < largeClass {
+		b, _ := pools[cls].Get().(*Buf)
+		return b
+	}
+	large.Lock()
+	defer large.Unlock()
+	free := large.free[cls]
+	if len(free) == 0 {
+		return nil
+	}
+	b := free[len(free)-1]
+	large.free[cls] = free[:len(free)-1]
+	large.held -= len(b.mem)
+	return b
+}
+
+// give keeps b for the next use of its class, unless enough are kept.
+func give(b *Buf) {
+	if b.cls < largeClass {
+		pools[b.cls].Put(b)
+		return
+	}
+	large.Lock()
+	defer large.Unlock()
+	if large.held+len(b.mem) <= maxHeld {
+		large.held += len(b.mem)
+		large.free[b.cls] = append(large.free[b.cls], b)
+	}
 }
 
 // aligned returns n bytes of memory at a multiple of Align.
@@ -83,7 +130,7 @@ func (b *Buf) Release() {
 			}
 		}
 		b.B = nil
-		pools[b.cls].Put(b)
+		give(b)
 	case n < 0:
 		panic("buf: Release of a buffer already given back")
 	}

@@ -73,9 +73,7 @@ func TestPromote_EpochIsAboveWhatAReachableReplicaAccepted(t *testing.T) {
 	c.create("n1", "n2")
 	rep := c.nodes["n2"].opener.replica("r0")
 	rep.mu.Lock()
-	rec := *rep.rec
-	rec.Epoch = 41
-	rep.rec = &rec
+	rep.accepted = 41
 	rep.mu.Unlock()
 	if err := c.nodes["n1"].Promote(t.Context(), "r0", control.PromoteOptions{}); err != nil {
 		t.Fatal(err)

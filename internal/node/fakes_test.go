@@ -186,7 +186,8 @@ type fakeReplica struct {
 	peers    []replication.PeerStatus // nil: all connected and UpToDate
 	off      map[string]bool
 	closed   bool
-	stuck    bool // never serves
+	stuck    bool   // never serves
+	accepted uint64 // an epoch that it heard of from a primary
 	changed  chan struct{}
 	invalids []string
 }
@@ -272,7 +273,7 @@ func (r *fakeReplica) Status() replication.Status {
 	defer r.mu.Unlock()
 	st := replication.Status{Role: "Secondary", IO: control.IONone, State: r.state, Unclean: r.unclean, Verify: r.verify}
 	if r.rec != nil {
-		st.Epoch, st.Version, st.SizeBytes = r.rec.Epoch, r.rec.Version, r.rec.Size
+		st.Epoch, st.Version, st.SizeBytes = max(r.rec.Epoch, r.accepted), r.rec.Version, r.rec.Size
 	}
 	if r.primary {
 		st.Role, st.IO, st.Serving = rolePrimary, control.IORunning, true

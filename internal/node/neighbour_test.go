@@ -4,6 +4,7 @@ import (
 	"context"
 	"net"
 	"strings"
+	"sync"
 	"testing"
 
 	"github.com/lockstep-ha/lockstep/internal/control"
@@ -11,13 +12,15 @@ import (
 
 // piped is a dialAsker whose connections are served by reply.
 func piped(t *testing.T, reply func(context.Context, question) answer) dialAsker {
+	var serving sync.WaitGroup
+	t.Cleanup(serving.Wait)
 	return dialAsker{dial: func(ctx context.Context, node, service string) (net.Conn, error) {
 		a, b := net.Pipe()
-		go func() {
+		serving.Go(func() {
 			if err := serveNode(context.WithoutCancel(ctx), b, reply); err != nil {
 				t.Logf("serve: %v", err)
 			}
-		}()
+		})
 		return a, nil
 	}}
 }
@@ -38,8 +41,8 @@ func TestNeighbour_QuestionAndAnswerTravelWhole(t *testing.T) {
 
 func TestNeighbour_SilentNodeIsGivenUpWithTheContext(t *testing.T) {
 	never := make(chan struct{})
-	defer close(never)
 	ask := piped(t, func(context.Context, question) answer { <-never; return answer{} })
+	t.Cleanup(func() { close(never) }) // before the wait for the serving side
 	ctx, cancel := context.WithCancel(t.Context())
 	cancel()
 	if _, err := ask.ask(ctx, "n2", question{Op: "view"}); err == nil {

@@ -88,10 +88,11 @@ func assemble(ctx context.Context, cfg config.Node, log *slog.Logger) (_ *daemon
 		return nil, err
 	}
 	j := newJournal(cfg.Name, journalLen)
-	if d.members, err = newMembers(cfg, self, d.log, func(h membership.Hint) { hear(j, d.log, h) }); err != nil {
+	if d.members, err = newMembers(cfg, self, log, func(h membership.Hint) { hear(j, d.log, h) }); err != nil {
 		return nil, err
 	}
-	if d.ledger, err = openLedger(cfg, d.tr, d.log); err != nil {
+	// Package ledger and membership name the node in their lines themselves.
+	if d.ledger, err = openLedger(cfg, d.tr, log); err != nil {
 		return nil, errors.Join(err, d.members.gossip.Close())
 	}
 	d.wire(self, j)

@@ -24,7 +24,9 @@ type worker struct {
 	wake chan struct{} // capacity 1: the record is new
 	verb chan struct{} // capacity 1: held while an operator's verb runs on this resource
 
-	made bool // this process created the files; only run touches it
+	// Only run touches these.
+	made bool   // this process created the files
+	told string // the fault that was reported last; "" when the replica has been open since
 
 	mu      sync.Mutex
 	rec     *quorum.Resource // newest applied; nil once the ledger has forgotten it
@@ -134,6 +136,9 @@ func (w *worker) notices() <-chan struct{} {
 	return w.noticed
 }
 
+// closed is the fault of a replica that this node has closed because it was told to.
+var closed = &fault{replication.Diskless, "the replica is closed"}
+
 // running is an open replica and its goroutine.
 type running struct {
 	rep    replica
@@ -145,7 +150,7 @@ type running struct {
 // ends; then it closes the replica clean.
 func (w *worker) run(ctx context.Context) {
 	var cur *running
-	defer func() { w.close(cur) }()
+	defer func() { w.close(cur, closed) }()
 	retry := time.NewTimer(0) // the first attempt is due at once
 	defer retry.Stop()
 	pause, due := w.m.retryMin, false
@@ -155,7 +160,7 @@ func (w *worker) run(ctx context.Context) {
 		case rec == nil:
 			return
 		case rec.Deleted:
-			w.close(cur)
+			w.close(cur, closed)
 			cur = nil
 			w.leave(ctx, rec)
 		case cur == nil && due:
@@ -167,7 +172,7 @@ func (w *worker) run(ctx context.Context) {
 		}
 		if cur != nil && !rec.Deleted {
 			if err := w.feed(ctx, cur.rep, rec); err != nil {
-				w.close(cur)
+				w.close(cur, faultOf(err))
 				cur = nil
 				w.fail(ctx, rec, err)
 				retry.Reset(w.m.retryMax)
@@ -183,9 +188,10 @@ func (w *worker) run(ctx context.Context) {
 			due = true
 		case err := <-ended:
 			cur.done <- err // close takes it again
-			w.close(cur)
+			err = fmt.Errorf("the replica stopped: %w", err)
+			w.close(cur, faultOf(err))
 			cur = nil
-			w.fail(ctx, rec, fmt.Errorf("the replica stopped: %w", err))
+			w.fail(ctx, rec, err)
 			retry.Reset(w.m.retryMax)
 		case <-ctx.Done():
 			return
@@ -252,6 +258,7 @@ func (w *worker) feed(ctx context.Context, rep replica, rec *quorum.Resource) er
 		w.signal()
 	}
 	w.mu.Unlock()
+	w.told = ""
 	if fresh {
 		w.log.Info("replica opened", "instance", rep.Instance(), "size_bytes", rep.Size())
 		w.m.journal.add(w.name, "replica_opened", fmt.Sprintf("%s has opened its replica of %s.", w.m.self.Node, w.name))
@@ -288,14 +295,11 @@ func (w *worker) register(ctx context.Context, instance uint64, rec *quorum.Reso
 // told, too, so that who creates the resource hears of it.
 func (w *worker) fail(ctx context.Context, rec *quorum.Resource, err error) {
 	f := faultOf(err)
-	w.mu.Lock()
-	news := w.fault == nil || w.fault.reason != f.reason
-	w.rep, w.fault = nil, f
-	w.signal()
-	w.mu.Unlock()
-	if !news || ctx.Err() != nil {
+	w.setReplica(nil, f)
+	if w.told == f.reason || ctx.Err() != nil {
 		return
 	}
+	w.told = f.reason
 	w.log.Error("replica not opened", "err", err)
 	w.m.journal.add(w.name, "replica_fault", "The replica is not open: "+f.reason)
 	node := w.m.self.Node
@@ -348,12 +352,13 @@ func (w *worker) leave(ctx context.Context, rec *quorum.Resource) {
 	}
 }
 
-// close ends the replica's goroutines and closes it clean. cur may be nil.
-func (w *worker) close(cur *running) {
+// close ends the replica's goroutines and closes it clean; f is what others see of it from now
+// on. cur may be nil.
+func (w *worker) close(cur *running, f *fault) {
 	if cur == nil {
 		return
 	}
-	w.setReplica(nil, &fault{replication.Diskless, "the replica is closed"})
+	w.setReplica(nil, f)
 	w.m.closeClients(w.name)
 	cur.cancel()
 	if err := <-cur.done; err != nil && !errors.Is(err, context.Canceled) {
