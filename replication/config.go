@@ -26,6 +26,7 @@ type Config struct {
 	StallTimeout   time.Duration // a connected peer that completes nothing is given up; 0: 10 s
 	DropGrace      time.Duration // time for a broken session to come back before a Drop; 0: 100 ms
 	StopTimeout    time.Duration // time for started requests to finish at a stop; 0: 3 s
+	Window         int64         // bytes on their way to a peer that does not count, before writes wait for it; 0: 16 MiB
 	LatencyPercent int           // resync may raise the latency of writes by this; 0: 20
 	NewID          func() uint64 // source of session ids and hash keys; must be unpredictable
 }
@@ -53,6 +54,9 @@ func (c Config) withDefaults() Config {
 	def(&c.StopTimeout, 3*time.Second)
 	if c.DriftPercent == 0 {
 		c.DriftPercent = 10
+	}
+	if c.Window == 0 {
+		c.Window = 16 << 20
 	}
 	if c.LatencyPercent == 0 {
 		c.LatencyPercent = 20

@@ -14,8 +14,9 @@ type flight struct {
 
 // flightQueue is a FIFO of flights in ascending seq.
 type flightQueue struct {
-	q    []flight
-	head int
+	q     []flight
+	head  int
+	bytes int64 // of the extents in it
 }
 
 func (f *flightQueue) len() int         { return len(f.q) - f.head }
@@ -23,7 +24,7 @@ func (f *flightQueue) at(i int) *flight { return &f.q[f.head+i] }
 func (f *flightQueue) front() *flight   { return &f.q[f.head] }
 func (f *flightQueue) back() *flight    { return &f.q[len(f.q)-1] }
 func (f *flightQueue) items() []flight  { return f.q[f.head:] }
-func (f *flightQueue) reset()           { f.q, f.head = f.q[:0], 0 }
+func (f *flightQueue) reset()           { f.q, f.head, f.bytes = f.q[:0], 0, 0 }
 
 func (f *flightQueue) push(x flight) {
 	if f.head > 256 && f.head*2 >= len(f.q) {
@@ -31,11 +32,13 @@ func (f *flightQueue) push(x flight) {
 		f.head = 0
 	}
 	f.q = append(f.q, x)
+	f.bytes += x.ext.Len
 }
 
 func (f *flightQueue) pop() flight {
 	x := f.q[f.head]
 	f.head++
+	f.bytes -= x.ext.Len
 	if f.head == len(f.q) {
 		f.reset()
 	}

@@ -344,6 +344,7 @@ func (r *Resource) ack(p *peer, seq uint64) error {
 		return fmt.Errorf("acknowledgement of %d outside %d..%d", seq, p.acked, p.sent)
 	}
 	p.acked, p.progressAt = seq, r.now
+	throttled := p.inflight.bytes > r.cfg.Window
 	for p.inflight.len() > 0 && p.inflight.front().seq <= seq {
 		f := p.inflight.pop()
 		i, o := r.find(f.id)
@@ -358,6 +359,9 @@ func (r *Resource) ack(p *peer, seq uint64) error {
 			o.need &^= p.bit()
 			r.finish(i)
 		}
+	}
+	if throttled && p.inflight.bytes <= r.cfg.Window {
+		r.readmit = true
 	}
 	return nil
 }

@@ -16,7 +16,7 @@ func (r *Resource) Status(now time.Duration) Status {
 		s.Role, s.Serving, s.IO = "Primary", true, "running"
 		if r.failed {
 			s.IO, s.Reason = "failed", "the backing device has failed and no other member can take over"
-		} else if why := r.whyFrozen(); !r.canServe() {
+		} else if why := r.whyFrozen(); why != "" {
 			s.IO, s.Reason = "frozen", why
 		}
 	case roleStarting:
@@ -35,11 +35,6 @@ func (r *Resource) Status(now time.Duration) Status {
 		s.Verify = &v
 	}
 	return s
-}
-
-// canServe reports whether a write that came now would be admitted.
-func (r *Resource) canServe() bool {
-	return r.admits(&op{kind: opWrite}) && r.leaseValid()
 }
 
 func (r *Resource) whyStarting() string {

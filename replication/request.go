@@ -51,6 +51,11 @@ func (r *Resource) admits(o *op) bool {
 		if p.counts && p.phase != phaseFollowing {
 			return false
 		}
+		// Answers do not wait for a peer that does not count, so what is on its way to it has to
+		// be bounded here: a slow replica throttles.
+		if !p.counts && p.inflight.bytes > r.cfg.Window {
+			return false
+		}
 	}
 	return true
 }
@@ -318,7 +323,8 @@ func (r *Resource) hintAll(off int64) {
 
 // transient reports whether err leaves the backing device usable.
 func transient(err error) bool {
-	return errors.Is(err, syscall.ENOSPC) || errors.Is(err, syscall.EDQUOT)
+	return errors.Is(err, syscall.ENOSPC) || errors.Is(err, syscall.EDQUOT) || errors.Is(err, syscall.EFBIG) ||
+		errors.Is(err, syscall.ENOMEM) || errors.Is(err, syscall.EAGAIN)
 }
 
 // diskError takes note that the local disk failed: for good (rule 13). With another member in

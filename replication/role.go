@@ -404,7 +404,7 @@ func (r *Resource) proposalDone(ev *Event) {
 
 // noteFreeze reports when requests begin to wait and when they go on.
 func (r *Resource) noteFreeze() {
-	frozen := r.role == rolePrimary && len(r.held) > 0
+	frozen := r.role == rolePrimary && len(r.held) > 0 && r.whyFrozen() != ""
 	if frozen == r.frozen {
 		return
 	}
@@ -416,7 +416,7 @@ func (r *Resource) noteFreeze() {
 	}
 }
 
-// whyFrozen says what requests wait for.
+// whyFrozen says what requests wait for; "" when they only go as slowly as a peer does.
 func (r *Resource) whyFrozen() string {
 	for _, p := range r.peers {
 		switch {
@@ -428,7 +428,7 @@ func (r *Resource) whyFrozen() string {
 			return fmt.Sprintf("%s has not confirmed the lease", p.node)
 		}
 	}
-	return "the role is changing"
+	return ""
 }
 
 // tick lets time act.

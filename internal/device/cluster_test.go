@@ -110,7 +110,7 @@ func (p *pair) newNode(name string) *node {
 			if err != nil {
 				return
 			}
-			wait.Go(func() { _ = n.accept.Serve(ctx, conn, other) })
+			wait.Go(func() { n.accept.Serve(ctx, conn, other) })
 		}
 	})
 	wait.Go(func() { _ = n.server.Serve(ctx, n.nbd) })

@@ -66,7 +66,7 @@ func assemble(cfg Config, deps Deps, s *store.Store) (*Device, error) {
 		BeaconInterval: cfg.Timing.BeaconInterval, Lease: cfg.Timing.Lease, MaxLease: cfg.Timing.MaxLease,
 		DriftPercent: cfg.Timing.DriftPercent, PeerTimeout: cfg.Timing.PeerTimeout,
 		StallTimeout: cfg.Timing.StallTimeout, DropGrace: cfg.Timing.DropGrace,
-		StopTimeout: cfg.Timing.StopTimeout, LatencyPercent: cfg.Timing.LatencyPercent,
+		StopTimeout: cfg.Timing.StopTimeout, Window: cfg.Window, LatencyPercent: cfg.Timing.LatencyPercent,
 		NewID: newID,
 	}
 	for _, p := range cfg.Peers {

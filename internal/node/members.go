@@ -6,6 +6,7 @@ import (
 	"log/slog"
 	"net"
 	"net/netip"
+	"sync"
 
 	"golang.org/x/sync/errgroup"
 
@@ -20,6 +21,9 @@ import (
 type members struct {
 	gossip *membership.Membership
 	hear   func(membership.Hint)
+
+	mu    sync.Mutex
+	heard map[string]bool // by node: the newest hint
 }
 
 // newMembers opens the gossip sockets; nothing is sent before run.
@@ -47,7 +51,7 @@ func newMembers(cfg config.Node, self quorum.Incumbent, log *slog.Logger, hear f
 	if err != nil {
 		return nil, err
 	}
-	return &members{gossip: g, hear: hear}, nil
+	return &members{gossip: g, hear: hear, heard: map[string]bool{}}, nil
 }
 
 // resolve turns host:port into an address; an empty host is every address.
@@ -71,6 +75,9 @@ func (m *members) run(ctx context.Context) error {
 		for {
 			select {
 			case h := <-m.gossip.Hints():
+				m.mu.Lock()
+				m.heard[h.Node] = h.Alive
+				m.mu.Unlock()
 				m.hear(h)
 			case <-ctx.Done():
 				return nil
@@ -80,12 +87,9 @@ func (m *members) run(ctx context.Context) error {
 	return g.Wait()
 }
 
-// alive reports whether the gossip hears of the node.
+// alive reports whether the gossip hears of the node, as of its last hint.
 func (m *members) alive(node string) bool {
-	for _, x := range m.gossip.Members() {
-		if x.Node == node {
-			return x.Alive
-		}
-	}
-	return false
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	return m.heard[node]
 }

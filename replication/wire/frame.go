@@ -65,7 +65,7 @@ type Frame struct {
 	Arg       uint64        // errno, or a duration in nanoseconds; see Type
 	Epoch     uint64        // of the primary that leads the session
 	Seq       uint64        // see Type
-	Watermark uint64        // every acked frame below it is complete on all counting replicas
+	Watermark uint64        // every acked frame up to it is complete on all connected replicas
 	Extent    bitmap.Extent // bytes of the device
 	Payload   uint32        // length of the payload in bytes; its bytes travel beside the Frame
 	Msg       *Message      // the rarely used rest; nil in frames of the data path
