@@ -55,7 +55,7 @@ func TestCreate_Refusals(t *testing.T) {
 		"on a witness":    {x.createCmd("", "A", "W"), ErrInvalid},
 		"strange source":  {x.createCmd("W", "A", "B"), ErrInvalid},
 		"old catalogue":   {edit(func(c *Command) { c.Version-- }), ErrStale},
-		"bad policy":      {edit(func(c *Command) { c.CreateResource.Policy.Reads = "maybe" }), ErrInvalid},
+		"bad policy":      {edit(func(c *Command) { c.CreateResource.Policy.Lease = 1 }), ErrInvalid},
 		"two kinds":       {edit(func(c *Command) { c.NoOp = &NoOp{} }), ErrInvalid},
 		"no kind":         {edit(func(c *Command) { c.CreateResource = nil }), ErrInvalid},
 		"control in path": {edit(func(c *Command) { c.CreateResource.Replicas[0].DataPath = "/a\nb" }), ErrInvalid},
@@ -201,7 +201,7 @@ func TestResizeAndPolicy(t *testing.T) {
 	policy := func(p Policy) Command {
 		return x.on(func(c *Command) { c.SetPolicy = &SetPolicy{Policy: p} })
 	}
-	x.refused(policy(Policy{Lease: 1, Fencing: "prayer"}), ErrInvalid)
+	x.refused(policy(Policy{Lease: 1}), ErrInvalid)
 	x.must(policy(Policy{Lease: 2 * second}))
 	r := x.must(policy(Policy{Lease: 100 * millisecond}))
 	if r.LongestLease != 2*second || r.Policy.Lease != 100*millisecond {

@@ -18,12 +18,6 @@ const MaxLease = 60 * second
 type Policy struct {
 	Lease       Duration `json:"lease"`        // beacon lease, 50 ms to MaxLease; 0: 300 ms
 	PeerTimeout Duration `json:"peer_timeout"` // a peer without progress is dropped after it; 0: 5 s
-	DiskTimeout Duration `json:"disk_timeout"` // a local I/O that takes longer fails the replica; 0: 30 s
-	// FreezeDeadline ends a freeze for want of a quorum by closing client connections. 0: never.
-	FreezeDeadline Duration `json:"freeze_deadline"`
-	OnNoQuorum     string   `json:"on_no_quorum"` // "freeze" or "error"; "": freeze
-	Reads          string   `json:"reads"`        // "lease" or "confirm"; "": lease
-	Fencing        string   `json:"fencing"`      // "lease", "stonith" or "manual"; "": lease
 	// ResyncImpact is how much resync may raise application latency, in percent, up to 1000.
 	// 0: 20.
 	ResyncImpact int `json:"resync_impact"`
@@ -32,13 +26,8 @@ type Policy struct {
 // DefaultPolicy returns the policy that a zero Policy stands for.
 func DefaultPolicy() Policy {
 	return Policy{
-		Lease:       300 * millisecond,
-		PeerTimeout: 5 * second,
-		DiskTimeout: 30 * second,
-		OnNoQuorum:  "freeze",
-		Reads:       "lease",
-		Fencing:     "lease",
-
+		Lease:        300 * millisecond,
+		PeerTimeout:  5 * second,
 		ResyncImpact: 20,
 	}
 }
@@ -53,16 +42,6 @@ func (p Policy) WithDefaults() Policy {
 	}
 	set(&p.Lease, d.Lease)
 	set(&p.PeerTimeout, d.PeerTimeout)
-	set(&p.DiskTimeout, d.DiskTimeout)
-	if p.OnNoQuorum == "" {
-		p.OnNoQuorum = d.OnNoQuorum
-	}
-	if p.Reads == "" {
-		p.Reads = d.Reads
-	}
-	if p.Fencing == "" {
-		p.Fencing = d.Fencing
-	}
 	if p.ResyncImpact == 0 {
 		p.ResyncImpact = d.ResyncImpact
 	}
@@ -79,21 +58,6 @@ func (p Policy) Validate() error {
 	}
 	between("lease", p.Lease, 50*millisecond, MaxLease)
 	between("peer_timeout", p.PeerTimeout, 100*millisecond, 3600*second)
-	between("disk_timeout", p.DiskTimeout, 100*millisecond, 24*3600*second)
-	between("freeze_deadline", p.FreezeDeadline, 1*second, 24*3600*second)
-	oneOf := func(name, v string, a ...string) {
-		for _, w := range a {
-			if v == w {
-				return
-			}
-		}
-		if v != "" {
-			f.addf("%s is %q, want one of %q", name, v, a)
-		}
-	}
-	oneOf("on_no_quorum", p.OnNoQuorum, "freeze", "error")
-	oneOf("reads", p.Reads, "lease", "confirm")
-	oneOf("fencing", p.Fencing, "lease", "stonith", "manual")
 	if p.ResyncImpact < 0 || p.ResyncImpact > 1000 {
 		f.addf("resync_impact of %d %% is not between 0 and 1000", p.ResyncImpact)
 	}

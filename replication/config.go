@@ -24,6 +24,7 @@ type Config struct {
 	DriftPercent   int           // clocks may differ by this in rate; 0: 10
 	PeerTimeout    time.Duration // silence after which a session is given up; 0: 2 s
 	StallTimeout   time.Duration // a connected peer that completes nothing is given up; 0: 10 s
+	DiskTimeout    time.Duration // a local I/O that takes longer means a hung disk; 0: 30 s
 	DropGrace      time.Duration // time for a broken session to come back before a Drop; 0: 100 ms
 	StopTimeout    time.Duration // time for started requests to finish at a stop; 0: 3 s
 	Window         int64         // bytes on their way to a peer that does not count, before writes wait for it; 0: 16 MiB
@@ -50,6 +51,7 @@ func (c Config) withDefaults() Config {
 	def(&c.MaxLease, c.Lease)
 	def(&c.PeerTimeout, 2*time.Second)
 	def(&c.StallTimeout, 10*time.Second)
+	def(&c.DiskTimeout, 30*time.Second)
 	def(&c.DropGrace, 100*time.Millisecond)
 	def(&c.StopTimeout, 3*time.Second)
 	if c.DriftPercent == 0 {

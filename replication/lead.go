@@ -43,7 +43,7 @@ func (r *Resource) sessionUp(p *peer, ev *Event) {
 	}
 	p.phase, p.session, p.hello, p.closing = phaseUp, ev.Session, ev.Hello, false
 	p.state = ParseDiskState(ev.Hello.State)
-	p.upAt, p.heardAt = r.now, r.now
+	p.heardAt = r.now
 	r.notice(NoticeConnection, p.node, "connected to %s, disk %s, epoch %d", p.node, p.state, ev.Hello.Epoch)
 }
 
@@ -175,7 +175,7 @@ func (r *Resource) sessionDown(p *peer, ev *Event) {
 	}
 	was := p.phase
 	r.endLeading(p)
-	p.phase, p.session, p.hello, p.downAt = phaseNone, 0, nil, r.now
+	p.phase, p.session, p.hello = phaseNone, 0, nil
 	if r.leader == p.idx || (r.offer != nil && r.offer.peer == p.idx) {
 		r.endFollowing()
 	}
@@ -192,7 +192,7 @@ func (r *Resource) endLeading(p *peer) {
 		}
 		return
 	}
-	p.phase = phaseUp
+	p.phase, p.lostAt = phaseUp, r.now
 	for _, f := range p.inflight.items() {
 		_, o := r.find(f.id)
 		if o != nil && o.kind == opWrite && o.need&p.bit() != 0 {

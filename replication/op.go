@@ -69,8 +69,9 @@ type op struct {
 	other    ID // opVerdict: the compare it belongs to
 	session  SessionID
 	err      error
-	began    time.Duration
-	prev     int32 // in the list of started writes; -1 at an end
+	began    time.Duration // the request arrived
+	localAt  time.Duration // the local I/O began
+	prev     int32         // in the list of started writes; -1 at an end
 	next     int32
 }
 

@@ -69,9 +69,8 @@ type peer struct {
 	state      DiskState
 	closing    bool // its end was asked for: nothing it still brings is used
 	hashKey    [32]byte
-	wireID     uint64 // session id stored by both sides, 0 before it is
-	downAt     time.Duration
-	upAt       time.Duration
+	wireID     uint64        // session id stored by both sides, 0 before it is
+	lostAt     time.Duration // it stopped to follow
 	heardAt    time.Duration
 	progressAt time.Duration // an ack or a hash reply came, or the first frame in a while left
 	flushAt    time.Duration // the tracked flush was sent

@@ -45,7 +45,8 @@ type Resource struct {
 	full      uint32 // bits of all peers
 	stopBy    time.Duration
 	stopFail  bool
-	failed    bool // the local disk
+	failed    bool          // the local disk
+	diskAt    time.Duration // it was last watched
 	paused    bool
 	saveToken uint64
 	savedTo   uint64 // newest token known durable
@@ -280,7 +281,7 @@ func (r *Resource) localDone(ev *Event) {
 // begin marks op i as having local I/O under way and emits it.
 func (r *Resource) begin(i int32, k ActionKind) {
 	o := &r.ops[i]
-	o.local = true
+	o.local, o.localAt = true, r.now
 	r.locals++
 	r.emit(Action{Kind: k, ID: r.id(i), Ext: o.ext, Flags: o.flags})
 }

@@ -377,12 +377,15 @@ func (r *Resource) overdue(p *peer) bool {
 	switch {
 	case p.mustDrop:
 		return true
-	case p.phase == phaseNone:
-		return r.now-max(p.downAt, r.roleAt) >= r.cfg.DropGrace
-	case p.phase != phaseFollowing:
-		return r.now-max(p.upAt, r.roleAt) >= r.cfg.PeerTimeout
+	case p.phase == phaseFollowing:
+		return false
 	}
-	return false
+	// A session that is up has more time to come to Follow, but one that comes and goes has not.
+	grace := r.cfg.DropGrace
+	if p.phase != phaseNone {
+		grace = r.cfg.PeerTimeout
+	}
+	return r.now-max(p.lostAt, r.roleAt) >= grace
 }
 
 func (r *Resource) proposalDone(ev *Event) {
@@ -452,6 +455,33 @@ func (r *Resource) tick() {
 		r.rate(p)
 	}
 	r.throttle.tick(r.now, r.cfg.LatencyPercent)
+	r.watchDisk()
+}
+
+// watchDisk gives the local disk up when an I/O does not end. What hangs may still land, so this
+// process touches the disk no more; the next one finds it healthy or not (rule 5).
+func (r *Resource) watchDisk() {
+	if r.failed || r.locals == 0 || r.now-r.diskAt < r.cfg.DiskTimeout/16 {
+		return
+	}
+	r.diskAt = r.now
+	for i := range r.ops {
+		o := &r.ops[i]
+		if !o.local || r.now-o.localAt <= r.cfg.DiskTimeout {
+			continue
+		}
+		r.failed = true
+		err := fmt.Errorf("an I/O on %v did not end within %v", o.ext, r.cfg.DiskTimeout)
+		r.emit(Action{Kind: ActDiskFailed, Err: err})
+		r.notice(NoticeDiskState, "", "the backing device hangs: %v", err)
+		switch {
+		case r.isPrimary() && r.otherMember():
+			r.stop(false)
+		case r.leader >= 0:
+			r.closeSession(r.peers[r.leader], "the backing device hangs")
+		}
+		return
+	}
 }
 
 // watchPeer gives a follower up that is silent, or that answers but completes nothing.

@@ -56,6 +56,7 @@ type wnode struct {
 	session  SessionID
 	downs    []SessionID // sessions whose end has to be delivered
 	requests map[ID]*wreq
+	hang     bool // the disk completes nothing
 	full     bool // disk full: writes fail with ENOSPC
 }
 
@@ -274,6 +275,9 @@ func (n *wnode) act(a Action) {
 			w.fail("%s believes that data was replaced: %s", n.name, a.Notice.Text)
 		}
 	case ActDiskFailed:
+		if n.hang {
+			break
+		}
 		w.fail("%s: disk failed", n.name)
 	}
 }
@@ -607,7 +611,7 @@ func (w *world) progress() bool {
 		if len(n.inbox) > 0 && len(n.downs) == 0 {
 			can = append(can, n.receive)
 		}
-		if len(n.io) > 0 {
+		if len(n.io) > 0 && !n.hang {
 			can = append(can, n.finishIO)
 		}
 		if len(n.saves) > 0 {

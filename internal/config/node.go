@@ -15,15 +15,6 @@ const (
 	CompressZstd Compression = "zstd" // smaller and slower; pays below about 1 Gbit/s
 )
 
-// NoQuorum says what a primary does with requests when it reaches neither its peers nor a quorum.
-type NoQuorum string
-
-// The values of NoQuorum.
-const (
-	NoQuorumFreeze NoQuorum = "freeze" // requests wait
-	NoQuorumError  NoQuorum = "error"  // requests fail with EIO
-)
-
 // Node is everything one daemon is told at its start. Field order is the order of the file.
 type Node struct {
 	// Name of this node; one of the [[node]] entries has the same. Required.
@@ -66,15 +57,11 @@ type Node struct {
 	// DirectIO opens the backing of new replicas with O_DIRECT. Default false: page cache.
 	DirectIO bool `toml:"direct_io"`
 	// DiskTimeout is how long one operation on the backing device may take before the replica
-	// counts as failed until its process is gone. It becomes part of the policy of resources
-	// that are created here. 100 ms to 24 h; 0 means the default, 30 s.
+	// counts as failed until its process is gone. 100 ms to 24 h. Default 30 s.
 	DiskTimeout time.Duration `toml:"disk_timeout"`
-	// OnNoQuorum is freeze (requests wait) or error (EIO at once), part of the policy of resources
-	// that are created here. Default freeze.
-	OnNoQuorum NoQuorum `toml:"on_no_quorum"`
-	// FreezeDeadline closes client connections that were frozen for so long, part of the policy
-	// of resources that are created here. 1 s to 24 h; 0, the default, waits for ever.
-	FreezeDeadline time.Duration `toml:"freeze_deadline"`
+	// StallTimeout is how long a connected peer may complete nothing of what it was sent before
+	// it leaves the in-sync set. 100 ms to 24 h. Default 10 s.
+	StallTimeout time.Duration `toml:"stall_timeout"`
 	// Window is the most payload in flight per resource, in bytes; beyond it clients wait.
 	// At least 1 MiB, at most 1 GiB. Default 16 MiB.
 	Window Size `toml:"window"`
@@ -131,7 +118,7 @@ func DefaultNode() Node {
 		LogLevel:           "info",
 		Compression:        CompressNone,
 		DiskTimeout:        30 * time.Second,
-		OnNoQuorum:         NoQuorumFreeze,
+		StallTimeout:       10 * time.Second,
 		Window:             16 * MiB,
 		ResyncLatency:      20,
 		ActivityLogRegions: 1237,

@@ -117,16 +117,11 @@ func portIsZero(addr string) bool {
 
 func (n *Node) validateIO(fs *Faults) {
 	oneOf(fs, "compression", string(n.Compression), string(CompressNone), string(CompressS2), string(CompressZstd))
-	oneOf(fs, "on_no_quorum", string(n.OnNoQuorum), string(NoQuorumFreeze), string(NoQuorumError))
 	inRange(fs, "window", n.Window, MiB, GiB)
 	inRange(fs, "resync_latency", n.ResyncLatency, 1, 1000)
 	inRange(fs, "activity_log_regions", n.ActivityLogRegions, 16, 65536)
-	if n.DiskTimeout != 0 {
-		inRange(fs, "disk_timeout", n.DiskTimeout, 100*time.Millisecond, 24*time.Hour)
-	}
-	if n.FreezeDeadline != 0 {
-		inRange(fs, "freeze_deadline", n.FreezeDeadline, time.Second, 24*time.Hour)
-	}
+	inRange(fs, "disk_timeout", n.DiskTimeout, 100*time.Millisecond, 24*time.Hour)
+	inRange(fs, "stall_timeout", n.StallTimeout, 100*time.Millisecond, 24*time.Hour)
 }
 
 func (n *Node) validateTiming(fs *Faults) {

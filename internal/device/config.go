@@ -66,6 +66,7 @@ type Timing struct {
 	Lease          time.Duration
 	MaxLease       time.Duration
 	PeerTimeout    time.Duration
+	DiskTimeout    time.Duration
 	StallTimeout   time.Duration
 	DropGrace      time.Duration
 	StopTimeout    time.Duration

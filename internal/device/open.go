@@ -65,7 +65,7 @@ func assemble(cfg Config, deps Deps, s *store.Store) (*Device, error) {
 		LogicalBlock: block, Regions: meta.Regions,
 		BeaconInterval: cfg.Timing.BeaconInterval, Lease: cfg.Timing.Lease, MaxLease: cfg.Timing.MaxLease,
 		DriftPercent: cfg.Timing.DriftPercent, PeerTimeout: cfg.Timing.PeerTimeout,
-		StallTimeout: cfg.Timing.StallTimeout, DropGrace: cfg.Timing.DropGrace,
+		StallTimeout: cfg.Timing.StallTimeout, DiskTimeout: cfg.Timing.DiskTimeout, DropGrace: cfg.Timing.DropGrace,
 		StopTimeout: cfg.Timing.StopTimeout, Window: cfg.Window, LatencyPercent: cfg.Timing.LatencyPercent,
 		NewID: newID,
 	}

@@ -122,6 +122,7 @@ func (b *backend) reply(ctx context.Context, q question) answer {
 	}
 	switch q.Op {
 	case "view":
+		w.caughtUp(ctx, q.Version)
 		v := b.view(w)
 		return answer{View: &v}
 	case "grow":

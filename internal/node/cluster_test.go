@@ -40,8 +40,9 @@ func newCluster(t *testing.T, names ...string) *cluster {
 	})
 	key := config.NewKey()
 	var peers []config.Peer
+	taken := map[string]bool{}
 	for _, n := range names {
-		peers = append(peers, config.Peer{Name: n, Addr: freePort(t), Gossip: freePort(t), Witness: n == "w"})
+		peers = append(peers, config.Peer{Name: n, Addr: freePort(t, taken), Gossip: freePort(t, taken), Witness: n == "w"})
 	}
 	for _, p := range peers {
 		f := config.DefaultNode()
@@ -53,8 +54,9 @@ func newCluster(t *testing.T, names ...string) *cluster {
 	return c
 }
 
-// freePort returns a loopback address that is free for TCP and UDP at this moment.
-func freePort(t *testing.T) string {
+// freePort returns a loopback address that is free for TCP and UDP at this moment, and adds it to
+// taken.
+func freePort(t *testing.T, taken map[string]bool) string {
 	t.Helper()
 	for {
 		l, err := net.Listen("tcp", "127.0.0.1:0")
@@ -63,9 +65,13 @@ func freePort(t *testing.T) string {
 		}
 		u, err := net.ListenPacket("udp", l.Addr().String())
 		l.Close()
-		if err == nil {
-			u.Close()
-			return l.Addr().String()
+		if err != nil {
+			continue
+		}
+		u.Close()
+		if addr := l.Addr().String(); !taken[addr] {
+			taken[addr] = true
+			return addr
 		}
 	}
 }

@@ -26,6 +26,17 @@
 // A crash between making the metadata and recording its instance leaves metadata of the recorded
 // resource id behind; the next start finds and registers it instead of making another.
 //
+// # Goroutines
+//
+//	daemon.run   waits for the end; one goroutine below it for each of: transport, ledger,
+//	             manager, control (operators), control (nodes), NBD on unix, NBD on TCP, gossip
+//	manager.run  hands each applied state to the workers and starts them; wake, capacity 1
+//	worker.run   one for each resource with a replica here; opens, feeds and closes it; wake,
+//	             capacity 1: only the newest record counts
+//	replica      one for each open replica: device.Run, which owns those of docs/threads.md
+//
+// The verbs of operators run in the goroutine of their request, one at a time for each resource.
+//
 // # Order at the end
 //
 // Clients first, the ledger late: a primary stops serving, then proposes StepDown, for which

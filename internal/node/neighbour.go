@@ -39,6 +39,8 @@ type question struct {
 	ID       uint64 `json:"id"` // of the resource: a namesake is another one
 	Size     int64  `json:"size,omitempty"`
 	Node     string `json:"node,omitempty"`
+	// Version, of a view: answer when the replica has been told the record of that version.
+	Version uint64 `json:"version,omitempty"`
 }
 
 // answer is what comes back; Error nil means done.

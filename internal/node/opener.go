@@ -123,7 +123,7 @@ func (o *deviceOpener) Open(s spec, p *proposer, notice func(replication.Notice)
 func (o *deviceOpener) timing(s spec) device.Timing {
 	t := device.Timing{
 		BeaconInterval: o.cfg.BeaconInterval, Lease: o.cfg.Lease, PeerTimeout: o.cfg.PeerTimeout,
-		DropGrace: o.cfg.DropGrace, DriftPercent: o.cfg.DriftMargin, LatencyPercent: o.cfg.ResyncLatency,
+		DropGrace: o.cfg.DropGrace, StallTimeout: o.cfg.StallTimeout, DiskTimeout: o.cfg.DiskTimeout, DriftPercent: o.cfg.DriftMargin, LatencyPercent: o.cfg.ResyncLatency,
 	}
 	if s.policy.Lease != 0 {
 		t.Lease = time.Duration(s.policy.Lease)

@@ -36,6 +36,7 @@ func (b *backend) promote(ctx context.Context, w *worker, opts control.PromoteOp
 		return err
 	}
 	rep, fault := w.await(ctx)
+	w.caughtUp(ctx, rec.Version)
 	self := w.prop.incumbent()
 	cand := candidate{rec: rec, self: self, fault: fault, opts: opts, others: b.views(ctx, rec)}
 	if rep != nil {
@@ -182,7 +183,7 @@ func (b *backend) Switchover(ctx context.Context, resource, to string) error {
 func (b *backend) targetFit(ctx context.Context, rec *quorum.Resource, to string) error {
 	ctx, cancel := context.WithTimeout(ctx, 4*viewTime)
 	defer cancel()
-	a, err := b.asker.ask(ctx, to, question{Op: "view", Resource: rec.Name, ID: rec.ID})
+	a, err := b.asker.ask(ctx, to, question{Op: "view", Resource: rec.Name, ID: rec.ID, Version: rec.Version})
 	switch {
 	case err != nil:
 		return refusedf("%s does not answer: %v", to, err)

@@ -32,6 +32,7 @@ type worker struct {
 	rec     *quorum.Resource // newest applied; nil once the ledger has forgotten it
 	rep     replica          // nil while closed
 	fault   *fault
+	fed     uint64        // version of the record that the open replica was told last
 	noticed chan struct{} // closed and replaced at each notice of the core
 }
 
@@ -129,7 +130,27 @@ func (w *worker) await(ctx context.Context) (replica, *fault) {
 	}
 }
 
-// notices returns a channel that is closed at the next notice, and when the replica opens or closes.
+// caughtUp waits until the open replica has been told a record of version or a newer one; what it
+// says of itself before may be older than what the ledger says of it. It returns early when the
+// replica is not open, or with the end of ctx.
+func (w *worker) caughtUp(ctx context.Context, version uint64) {
+	for {
+		w.mu.Lock()
+		done, more := w.rep == nil || w.fed >= version, w.noticed
+		w.mu.Unlock()
+		if done {
+			return
+		}
+		select {
+		case <-more:
+		case <-ctx.Done():
+			return
+		}
+	}
+}
+
+// notices returns a channel that is closed at the next notice or record, and when the replica opens
+// or closes.
 func (w *worker) notices() <-chan struct{} {
 	w.mu.Lock()
 	defer w.mu.Unlock()
@@ -253,10 +274,8 @@ func (w *worker) feed(ctx context.Context, rep replica, rec *quorum.Resource) er
 	}
 	w.mu.Lock()
 	fresh := w.rep == nil
-	w.rep, w.fault = rep, nil
-	if fresh {
-		w.signal()
-	}
+	w.rep, w.fault, w.fed = rep, nil, rec.Version
+	w.signal()
 	w.mu.Unlock()
 	w.told = ""
 	if fresh {
