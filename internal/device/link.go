@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"net"
 	"sync/atomic"
+	"time"
 
 	"github.com/lockstep-ha/lockstep/replication"
 	"github.com/lockstep-ha/lockstep/replication/peer"
@@ -25,6 +26,10 @@ type link struct {
 	live atomic.Pointer[peer.Session] // session, for those who do not hold the mutex
 }
 
+// reconnectMax bounds the wait between attempts to reach a peer: a replica that returns is soon
+// taken back, and an attempt costs a packet.
+const reconnectMax = 500 * time.Millisecond
+
 func sessionID(s session) replication.SessionID { return replication.SessionID(s.ID()) }
 
 func (d *Device) newLink(l *link, p Peer) *peer.Link {
@@ -39,6 +44,7 @@ func (d *Device) newLink(l *link, p Peer) *peer.Link {
 		Handler:     l,
 		Logger:      d.log,
 		Compression: d.cfg.Compression,
+		BackoffMax:  reconnectMax,
 	})
 }
 

@@ -192,7 +192,8 @@ func (l *Lab) waitEnd(ctx context.Context, n *Node, p process) error {
 	return writeState(&l.state)
 }
 
-// Start starts a node that is not running and waits until it is ready.
+// Start starts a node that is not running and waits until it answers. Whether the ledger has a
+// quorum does not matter: nodes of a cluster that is down are started one by one.
 func (l *Lab) Start(ctx context.Context, name string) error {
 	l.mu.Lock()
 	defer l.mu.Unlock()
@@ -214,7 +215,7 @@ func (l *Lab) Start(ctx context.Context, name string) error {
 	if err := l.start(n); err != nil {
 		return err
 	}
-	return l.waitReady(ctx, n)
+	return l.waitAnswer(ctx, n)
 }
 
 // start starts n's process and notes it.

@@ -209,6 +209,20 @@ func (l *Lab) waitReady(ctx context.Context, n *Node) error {
 	})
 }
 
+// waitAnswer waits until the node answers at its control socket. It may not have heard from the
+// ledger yet.
+func (l *Lab) waitAnswer(ctx context.Context, n *Node) error {
+	c := control.NewClient(n.ControlSocket)
+	last := errors.New("it was not asked yet")
+	return l.poll(ctx, n, &last, func() bool {
+		_, err := c.Status(ctx, "")
+		if ctx.Err() == nil {
+			last = err
+		}
+		return err == nil || errors.Is(err, control.ErrNoQuorum)
+	})
+}
+
 // poll asks done again and again until it says true, n's process ends, or ctx does.
 func (l *Lab) poll(ctx context.Context, n *Node, last *error, done func() bool) error {
 	var ended chan struct{}

@@ -153,11 +153,10 @@ func (l *Ledger) diagnose(me identity, replies map[string]reply, silent []string
 			return "" // admitted; the leader will send the state
 		case !r.Empty && r.KnownAs != 0:
 			return fmt.Sprintf("the ledger file on %s is new (voter %x), but the cluster knows %s as voter %x: this node has no vote. "+
-				"If the old file is lost for good, type on another node: lockstep node replace %s --voter %x",
-				l.cfg.Node, me.Voter, l.cfg.Node, r.KnownAs, l.cfg.Node, me.Voter)
+				"Restore the old ledger.db in its data directory; a lost voter cannot be replaced by this version",
+				l.cfg.Node, me.Voter, l.cfg.Node, r.KnownAs)
 		case !r.Empty:
-			return fmt.Sprintf("%s is not part of the cluster yet. Type on another node: lockstep node add %s --voter %x",
-				l.cfg.Node, l.cfg.Node, me.Voter)
+			return fmt.Sprintf("%s is not part of the cluster, which was founded without it; nodes cannot be added by this version", l.cfg.Node)
 		case !r.SameList:
 			return fmt.Sprintf("the node files of %s and %s list other members, or in another order; make them equal", l.cfg.Node, m.Name)
 		}

@@ -2,7 +2,6 @@ package membership
 
 import (
 	"bytes"
-	"cmp"
 	"context"
 	"crypto/hkdf"
 	"crypto/sha256"
@@ -92,14 +91,6 @@ func (c Config) Validate() error {
 		return nil
 	}
 	return fmt.Errorf("%w: %w", ErrConfig, errors.Join(all...))
-}
-
-// Member is a node as this one sees it.
-type Member struct {
-	Node  string
-	Meta  Meta
-	Alive bool // false: suspected; a node that is believed dead is no member
-	Self  bool
 }
 
 // Hint says that a node seems to have come, gone, or changed.
@@ -198,17 +189,6 @@ func (m *Membership) Addr() netip.AddrPort {
 	n := m.list.LocalNode()
 	a, _ := netip.AddrFromSlice(n.Addr)
 	return netip.AddrPortFrom(a.Unmap(), n.Port)
-}
-
-// Members returns the nodes that are not believed dead, sorted by name, this one included.
-func (m *Membership) Members() []Member {
-	var out []Member
-	for _, n := range m.list.Members() {
-		meta, _ := decodeMeta(n.Meta) // shown without, if unreadable; events logs it
-		out = append(out, Member{Node: n.Name, Meta: meta, Alive: n.State == memberlist.StateAlive, Self: n.Name == m.cfg.Node})
-	}
-	slices.SortFunc(out, func(a, b Member) int { return cmp.Compare(a.Node, b.Node) })
-	return out
 }
 
 // Hints returns the channel of hints; see the package comment for its bound. It is the same at
