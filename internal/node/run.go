@@ -35,7 +35,7 @@ const (
 
 // stopTimeout bounds the giving up of roles at the end. Whatever is not recorded by then is found
 // out by the others, as after a crash.
-const stopTimeout = 8 * time.Second
+const stopTimeout = 4 * time.Second
 
 // Run is the daemon of one node. It returns nil after ctx ended and everything was closed in
 // order, or the error that keeps the node from running. ready, which may be nil, is called once
