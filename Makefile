@@ -1,0 +1,65 @@
+# Lockstep. `make help` lists what there is to do.
+
+GO       ?= go
+VERSION  ?= $(shell git describe --tags --always --dirty 2>/dev/null || echo devel)
+BIN      := bin/lockstep
+MAIN     := ./cmd/lockstep
+LDFLAGS  := -s -w -X github.com/lockstep-ha/lockstep/internal/control.version=$(VERSION)
+STATICCHECK := honnef.co/go/tools/cmd/staticcheck@v0.8.2
+
+# Time for each fuzz target; time and rounds of each benchmark.
+FUZZTIME ?= 10s
+BENCH_RUNTIME ?= 4
+BENCH_ROUNDS  ?= 3
+# Passed to go test: make test ARGS='-run Secondary -v'.
+ARGS ?=
+
+SUMMARY := bin/testsum
+
+.PHONY: FORCE help build test unit blackbox race fuzz bench lint demo session setup ci clean
+
+help: ## show this list
+	@awk -F':.*## ' '/^[a-z]+:.*## / {printf "  make %-10s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+
+build: ## build the static program bin/lockstep
+	CGO_ENABLED=0 $(GO) build -trimpath -ldflags '$(LDFLAGS)' -o $(BIN) $(MAIN)
+
+setup: ## install the programs that tests use (Debian, as root; says what is missing otherwise)
+	@tests/setup.sh
+
+$(SUMMARY): FORCE
+	@$(GO) build -o $@ ./tests/cmd/testsum
+FORCE:
+
+test: setup $(SUMMARY) ## run all tests: packages first, then real processes
+	@$(SUMMARY) $(ARGS) -- ./... '!/tests/' -- -p=1 ./tests/...
+
+unit: $(SUMMARY) ## run the tests of the packages only
+	@$(SUMMARY) $(ARGS) -- ./... '!/tests/'
+
+blackbox: setup $(SUMMARY) ## run the tests with real processes only
+	@$(SUMMARY) $(ARGS) -- -p=1 ./tests/...
+
+race: setup $(SUMMARY) ## run all tests with the race detector, daemons included
+	@LOCKSTEP_BUILD_FLAGS=-race $(SUMMARY) -race -timeout 40m $(ARGS) -- ./... '!/tests/' -- -p=1 ./tests/...
+
+fuzz: ## run every fuzz target for FUZZTIME (10s)
+	@tests/fuzz.sh $(FUZZTIME)
+
+bench: build setup ## measure side by side with nbdkit and QEMU (BENCH_RUNTIME, BENCH_ROUNDS)
+	@$(GO) run ./tests/bench -lockstep $(BIN) -runtime $(BENCH_RUNTIME) -rounds $(BENCH_ROUNDS) $(ARGS)
+
+lint: ## gofmt, vet, staticcheck, import rules
+	@tests/lint.sh $(STATICCHECK)
+
+demo: build setup ## a cluster in a minute: lose a node, resync, switch over, compare
+	@tests/demo/demo.sh $(BIN)
+
+session: build ## record the terminal session that README.md shows
+	@tests/demo/session.sh $(BIN)
+
+ci: ## what continuous integration runs
+	@.ci/run
+
+clean: ## remove what was built
+	rm -rf bin tests/logs
