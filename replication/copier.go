@@ -12,8 +12,12 @@ import (
 // copyRun is the longest run copied or compared at once, in bytes.
 const copyRun = MaxRequest
 
-// copyWindow is the number of runs under way to one peer when nothing else is going on.
-const copyWindow = 8
+// What may be under way to one peer when nothing else is going on: many short runs where the dirty
+// blocks are scattered, a few long ones where they are not.
+const (
+	copyWindow = 8 << 20 // bytes
+	copyRuns   = 128
+)
 
 // resyncStats counts one resync, in bytes.
 type resyncStats struct {
@@ -127,12 +131,13 @@ func (r *Resource) joinReady(p *peer, seq uint64) {
 
 // pump keeps copies of p's dirty blocks on their way.
 func (r *Resource) pump(p *peer) {
-	for len(p.copies) < r.copyBudget(p) {
+	for budget := r.copyBudget(p); p.copying < budget && len(p.copies) < copyRuns; {
 		ext, coarse, ok := p.nextRun()
 		if !ok {
 			return
 		}
 		p.copies = append(p.copies, ext)
+		p.copying += ext.Len
 		if !p.inSet {
 			r.throttle.take(ext.Len)
 		}
@@ -146,9 +151,9 @@ func (r *Resource) pump(p *peer) {
 	}
 }
 
-// copyBudget returns how many runs may be under way to p. What a request waits for, or what a
+// copyBudget returns how many bytes may be under way to p. What a request waits for, or what a
 // member lacks, goes ahead of every limit.
-func (r *Resource) copyBudget(p *peer) int {
+func (r *Resource) copyBudget(p *peer) int64 {
 	switch {
 	case p.counts:
 		return copyWindow
@@ -247,6 +252,7 @@ func (r *Resource) endCopy(p *peer, i int32) {
 	ext := r.ops[i].ext
 	if k := slices.Index(p.copies, ext); k >= 0 {
 		p.copies = slices.Delete(p.copies, k, k+1)
+		p.copying -= ext.Len
 	}
 	r.discard(i, false)
 	r.regate = true
@@ -260,7 +266,7 @@ func (r *Resource) endCopies(p *peer) {
 			r.discard(int32(i), false)
 		}
 	}
-	p.copies, p.sync, p.hint, p.hashes = nil, syncIdle, -1, 0
+	p.copies, p.copying, p.sync, p.hint, p.hashes = nil, 0, syncIdle, -1, 0
 	p.resync.running = false
 }
 

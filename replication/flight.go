@@ -22,7 +22,6 @@ type flightQueue struct {
 func (f *flightQueue) len() int         { return len(f.q) - f.head }
 func (f *flightQueue) at(i int) *flight { return &f.q[f.head+i] }
 func (f *flightQueue) front() *flight   { return &f.q[f.head] }
-func (f *flightQueue) back() *flight    { return &f.q[len(f.q)-1] }
 func (f *flightQueue) items() []flight  { return f.q[f.head:] }
 func (f *flightQueue) reset()           { f.q, f.head, f.bytes = f.q[:0], 0, 0 }
 

@@ -37,7 +37,6 @@ type offer struct {
 	msg     *wire.Message
 	epoch   uint64
 	stage   offerStage
-	kept    bool
 }
 
 type offerStage uint8
@@ -90,7 +89,7 @@ func (r *Resource) fromLeader(p *peer, ev *Event) error {
 func (r *Resource) ledBy(p *peer, f *wire.Frame) error {
 	switch m := f.Msg; {
 	case m == nil || len(m.HashKey) != len(r.hashKey):
-		return errors.New("Lead without a hash key")
+		return errors.New("frame Lead without a hash key")
 	case f.Epoch < r.meta.Epoch || (f.Epoch == r.epoch && r.role != roleSecondary):
 		r.refuse(p, fmt.Sprintf("%s has accepted epoch %d: a primary of epoch %d is of the past", r.cfg.Node, r.meta.Epoch, f.Epoch))
 	case r.rec != nil && (f.Epoch < r.rec.Epoch || m.Version < r.rec.Version):

@@ -144,7 +144,7 @@ func (r *Resource) followed(p *peer, m *wire.Message) {
 	}
 	p.inflight.reset()
 	p.acked, p.sent, p.joinFlush, p.sync = 0, 0, 0, syncIdle
-	p.cursor, p.copies, p.joinAsked = 0, nil, p.joinAsked && !p.inSet
+	p.cursor, p.copies, p.copying, p.joinAsked = 0, nil, 0, p.joinAsked && !p.inSet
 	p.progressAt = r.now
 	r.saveMeta(nil)
 	r.resend(p)

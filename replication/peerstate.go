@@ -99,8 +99,9 @@ type peer struct {
 
 	// Copier.
 	sync       syncPhase
-	needSettle bool // its report or our copies still have to be confirmed by JoinPrepare
-	copies     []bitmap.Extent
+	needSettle bool            // its report or our copies still have to be confirmed by JoinPrepare
+	copies     []bitmap.Extent // runs under way
+	copying    int64           // bytes of them
 	cursor     int64
 	hint       int64 // offset that a gated request waits for; -1: none
 	hashes     int   // requests for hashes that are not answered
