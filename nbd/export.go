@@ -45,8 +45,7 @@ type Export struct {
 
 // ExportInfo is an export as LIST shows it.
 type ExportInfo struct {
-	Name        string
-	Description string
+	Name string
 }
 
 // Exports finds exports. Its methods are called from many goroutines at once.

@@ -115,7 +115,8 @@ func (c *Conn) optExportName(ctx context.Context, data []byte, noZeroes bool) er
 	return c.send(b)
 }
 
-// optList answers with one reply per export.
+// optList answers with one reply per export, its name alone: text after the name is allowed
+// (NBD_REP_SERVER), but clients exist that take it for another name. INFO carries the text.
 func (c *Conn) optList(data []byte) error {
 	if len(data) > 0 {
 		return c.reply(optList, repErrInvalid, []byte("LIST takes no data"))
@@ -123,8 +124,7 @@ func (c *Conn) optList(data []byte) error {
 	var b []byte
 	for _, e := range c.srv.exports.List() {
 		d := binary.BigEndian.AppendUint32(nil, uint32(len(e.Name)))
-		d = append(append(d, e.Name...), e.Description...)
-		b = appendOptionReply(b, optList, repServer, d)
+		b = appendOptionReply(b, optList, repServer, append(d, e.Name...))
 	}
 	return c.send(appendOptionReply(b, optList, repAck, nil))
 }

@@ -91,14 +91,7 @@ func (e *exports) List() []nbd.ExportInfo {
 		if rec == nil || rec.Deleted {
 			continue
 		}
-		role := "secondary; the primary is " + rec.Primary.Node
-		switch {
-		case rec.Primary.None():
-			role = "secondary; there is no primary"
-		case rec.Primary.Node == e.m.self.Node:
-			role = "primary"
-		}
-		out = append(out, nbd.ExportInfo{Name: rec.Name, Description: role})
+		out = append(out, nbd.ExportInfo{Name: rec.Name})
 	}
 	slices.SortFunc(out, func(a, b nbd.ExportInfo) int { return cmp.Compare(a.Name, b.Name) })
 	return out

@@ -125,11 +125,11 @@ func (s *Store) openData(o OpenOptions) error {
 	if err := now.identify(f.fd()); err != nil {
 		return err
 	}
+	if length < s.meta.Size { // said first: a file that was cut is changed, too
+		return fmt.Errorf("backing %s: %w: %d of %d bytes", o.DataPath, ErrBackingShort, length, s.meta.Size)
+	}
 	if err := s.meta.Backing.differs(now, s.meta.Boot == o.BootID, s.meta.Clean); err != nil {
 		return fmt.Errorf("backing %s: %w", o.DataPath, err)
-	}
-	if length < s.meta.Size {
-		return fmt.Errorf("backing %s: %w: %d of %d bytes", o.DataPath, ErrBackingShort, length, s.meta.Size)
 	}
 	if !o.Direct {
 		return nil

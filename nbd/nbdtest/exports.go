@@ -29,11 +29,7 @@ func (e Exports) Lookup(_ context.Context, name string) (*nbd.Export, error) {
 // List implements nbd.Exports.
 func (e Exports) List() (infos []nbd.ExportInfo) {
 	for _, name := range slices.Sorted(maps.Keys(e)) {
-		info := nbd.ExportInfo{Name: name}
-		if x := e[name]; x != nil {
-			info.Description = x.Description
-		}
-		infos = append(infos, info)
+		infos = append(infos, nbd.ExportInfo{Name: name})
 	}
 	return infos
 }

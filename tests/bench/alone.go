@@ -1,6 +1,7 @@
 package main
 
 import (
+	"bytes"
 	"context"
 	"encoding/json"
 	"errors"
@@ -17,7 +18,7 @@ type extra struct {
 	RSS           []nodeRSS `json:"rss"`
 	OutageSeconds int       `json:"outage_s"`
 	ResyncBytes   int64     `json:"resync_bytes"`   // dirty when the secondary came back
-	ResyncSeconds float64   `json:"resync_seconds"` // from its start as a process to in sync
+	ResyncSeconds float64   `json:"resync_seconds"` // of the resync itself, by the primary's events
 }
 
 type nodeRSS struct {
@@ -96,11 +97,6 @@ func (x *extra) resync(ctx context.Context, o options, s *server, lab string) er
 	if _, err := fio(ctx, s, jobs[1], away); err != nil {
 		return fmt.Errorf("writes while the secondary is away: %w", err)
 	}
-	dirty, _, err := s.second(ctx, o)
-	if err != nil {
-		return err
-	}
-	begun := time.Now()
 	if _, err := lockstep(ctx, o, "lab", "start", "n2", "--dir", lab); err != nil {
 		return err
 	}
@@ -112,13 +108,43 @@ func (x *extra) resync(ctx context.Context, o options, s *server, lab string) er
 			return err
 		}
 		if inSync && left == 0 {
-			x.ResyncBytes, x.ResyncSeconds = dirty, time.Since(begun).Seconds()
-			return nil
+			return x.lastResync(ctx, o, s)
 		}
 		select {
 		case <-ctx.Done():
 			return ctx.Err()
 		case <-tick.C:
+		}
+	}
+}
+
+// lastResync takes the amount and the time of the resync that ended last.
+func (x *extra) lastResync(ctx context.Context, o options, s *server) error {
+	out, err := lockstep(ctx, o, "events", "--socket", s.lab.Nodes[0].Socket, "--json")
+	if err != nil {
+		return err
+	}
+	var begun time.Time
+	for dec := json.NewDecoder(bytes.NewReader(out)); ; {
+		var ev struct {
+			Time  time.Time         `json:"time"`
+			Kind  string            `json:"kind"`
+			Attrs map[string]string `json:"attrs"`
+		}
+		if err := dec.Decode(&ev); err != nil {
+			if x.ResyncBytes == 0 {
+				return fmt.Errorf("no event tells of a resync: %w", err)
+			}
+			return nil
+		}
+		switch ev.Kind {
+		case "resync_started":
+			begun = ev.Time
+		case "resync_done":
+			if x.ResyncBytes, err = strconv.ParseInt(ev.Attrs["bytes"], 10, 64); err != nil {
+				return err
+			}
+			x.ResyncSeconds = ev.Time.Sub(begun).Seconds()
 		}
 	}
 }
