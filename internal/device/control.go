@@ -134,6 +134,12 @@ func (d *Device) Invalidate(node string) error {
 	return d.postPeer(replication.EvInvalidate, node, false)
 }
 
+// Discard gives this replica's data and history up, for a primary to copy it in full: the end of
+// a divergence. A member of the in-sync set refuses, and says so with a notice.
+func (d *Device) Discard() error {
+	return d.post(replication.EvDiscard, func(*replication.Event) {})
+}
+
 func (d *Device) postPeer(kind replication.EventKind, node string, repair bool) error {
 	l, err := d.linkTo(node)
 	if err != nil {

@@ -210,7 +210,7 @@ func (b *backend) ResumeResync(_ context.Context, resource string) error {
 
 // Invalidate gives up this node's replica: its primary drops it and copies it anew.
 func (b *backend) Invalidate(ctx context.Context, resource string) error {
-	_, rec, err := b.local(resource)
+	w, rec, err := b.local(resource)
 	if err != nil {
 		return err
 	}
@@ -230,6 +230,10 @@ func (b *backend) Invalidate(ctx context.Context, resource string) error {
 	}
 	if a.Error != nil {
 		return a.Error
+	}
+	// A diverged replica is not led by anybody before it gives its history up, too.
+	if rep, _ := w.open(); rep != nil && rep.Status().State == replication.Diverged {
+		return rep.Discard()
 	}
 	return nil
 }

@@ -298,6 +298,8 @@ func (r *fakeReplica) Verify(peer string, repair bool) error {
 	return nil
 }
 
+func (r *fakeReplica) Discard() error { return nil }
+
 func (r *fakeReplica) Invalidate(peer string) error {
 	r.mu.Lock()
 	defer r.mu.Unlock()

@@ -37,6 +37,8 @@ type replica interface {
 	ResumeResync() error
 	Verify(peer string, repair bool) error
 	Invalidate(peer string) error
+	// Discard gives the data and history of this replica up.
+	Discard() error
 	// SetConnected lets the session with peer be tried, or ends it and keeps it down.
 	SetConnected(peer string, on bool) error
 	// Connected reports whether an operator lets the session with peer be tried.
