@@ -328,7 +328,7 @@ func (l *Ledger) confessLoss(acknowledged, last uint64) {
 
 func lossProblem(node string) string {
 	return fmt.Sprintf("the ledger file on %s lacks entries that it had acknowledged: it was restored or damaged, and no longer votes. "+
-		"Stop lockstep there, remove ledger.db, start it, and do what lockstep status then says", node)
+		"Put the newest copy of its ledger.db back; a lost voter cannot be replaced by this version", node)
 }
 
 // acceptable refuses what raft would take for granted, or panic on.

@@ -1,0 +1,95 @@
+package replication
+
+import (
+	"slices"
+	"time"
+)
+
+// proposalState is the one question to the ledger that may be under way.
+type proposalState struct {
+	busy    bool
+	token   uint64
+	asked   Proposal
+	retryAt time.Duration
+}
+
+// propose asks the ledger for whatever this primary needs next (rule 2).
+func (r *Resource) propose() {
+	if r.prop.busy || r.rec == nil || r.epoch == 0 || !r.rec.PrimaryIsMe || r.rec.Epoch != r.epoch || r.now < r.prop.retryAt {
+		return
+	}
+	ask := Proposal{Epoch: r.epoch, Version: r.rec.Version}
+	switch r.role {
+	case roleStopped:
+		ask.Kind, ask.Failed = ProposeStepDown, r.stopFail
+	case roleStarting, rolePrimary, roleStopping:
+		if !r.leading || !r.wanted(&ask) {
+			return
+		}
+	default:
+		return
+	}
+	r.prop.busy = true
+	r.prop.token++
+	r.prop.asked = ask
+	p := ask // ask itself stays off the heap when there is nothing to ask
+	r.emit(Action{Kind: ActPropose, Token: r.prop.token, Proposal: &p})
+}
+
+// wanted fills in the Drop or the Join that is due.
+func (r *Resource) wanted(ask *Proposal) bool {
+	for _, p := range r.peers {
+		if p.inSet && r.overdue(p) {
+			ask.Kind = ProposeDrop
+			ask.Peers = append(ask.Peers, p.idx)
+			ask.Failed = ask.Failed || p.state == Failed
+		}
+	}
+	if ask.Kind == ProposeDrop {
+		return true
+	}
+	for _, p := range r.peers {
+		if p.sync == syncJoining && !p.inSet && p.phase == phaseFollowing {
+			if r.backToCopying(p) {
+				continue
+			}
+			p.joinAsked = true
+			ask.Kind, ask.Peers = ProposeJoin, []Peer{p.idx}
+			return true
+		}
+	}
+	return false
+}
+
+// overdue reports whether member p has to be dropped for the others to go on.
+func (r *Resource) overdue(p *peer) bool {
+	switch {
+	case p.mustDrop:
+		return true
+	case p.phase == phaseFollowing:
+		return false
+	}
+	// A session that is up has more time to come to Follow, but one that comes and goes has not.
+	grace := r.cfg.DropGrace
+	if p.phase != phaseNone {
+		grace = r.cfg.PeerTimeout
+	}
+	return r.now-max(p.lostAt, r.roleAt) >= grace
+}
+
+func (r *Resource) proposalDone(ev *Event) {
+	if ev.Token != r.prop.token || !r.prop.busy {
+		return
+	}
+	r.prop.busy = false
+	switch ev.Outcome {
+	case OutcomeApplied:
+	case OutcomeRefused:
+		r.prop.retryAt = r.now + r.cfg.DropGrace
+		if slices.Contains([]ProposalKind{ProposeDrop, ProposeJoin}, r.prop.asked.Kind) {
+			r.notice(NoticeRefused, "", "the ledger refused a change of the in-sync set: %v", ev.Err)
+		}
+	default:
+		r.prop.retryAt = r.now + r.cfg.DropGrace
+	}
+}
