@@ -2,9 +2,24 @@ package replication
 
 import (
 	"slices"
+	"time"
 
 	"github.com/lockstep-ha/lockstep/bitmap"
 )
+
+// saveRetry is the wait before a save is tried again that found no room.
+const saveRetry = 500 * time.Millisecond
+
+// retrySaves tries again what found no room.
+func (r *Resource) retrySaves() {
+	if r.logRetryAt != 0 && r.now >= r.logRetryAt {
+		r.emitLog()
+	}
+	if r.metaRetryAt != 0 && r.now >= r.metaRetryAt {
+		r.metaRetryAt = 0
+		r.saveMeta(nil)
+	}
+}
 
 // saveMeta has the metadata made durable as it is now; do, if any, is called once it is.
 func (r *Resource) saveMeta(do func()) {
@@ -22,7 +37,12 @@ func (r *Resource) saveMeta(do func()) {
 
 // metaSaved calls those that waited for it.
 func (r *Resource) metaSaved(ev *Event) {
-	if ev.Err != nil {
+	switch {
+	case ev.Err == nil:
+	case transient(ev.Err): // those who wait for it wait for the next one
+		r.metaRetryAt = r.now + saveRetry
+		return
+	default:
 		r.onSaved = nil
 		r.diskError(ev.Err)
 		return

@@ -79,8 +79,8 @@ func runWorld(t testing.TB, seed uint64) *world {
 			}
 		case x < 993 && full > 0:
 			n := w.nodes[w.rng.IntN(2)]
-			n.full = !n.full
-			w.logf("%s full: %v", n.name, n.full)
+			n.full, n.noRoom = !n.full, w.rng.IntN(2) == 0
+			w.logf("%s full: %v, no room for pages: %v", n.name, n.full, n.noRoom)
 		}
 	}
 	w.heal()

@@ -434,17 +434,26 @@ func (r *Resource) saveLog() {
 	if !ok {
 		return
 	}
-	log := tx // tx itself stays off the heap on the path above
-	r.emit(Action{Kind: ActSaveLog, Token: tx.Gen, Log: &log, Pages: r.evictedPages(tx.Evicted)})
+	r.logTx = &bitmap.Tx{Gen: tx.Gen, Active: tx.Active, Evicted: tx.Evicted} // tx itself stays off the heap above
+	r.emitLog()
+}
+
+func (r *Resource) emitLog() {
+	r.logRetryAt = 0
+	r.emit(Action{Kind: ActSaveLog, Token: r.logTx.Gen, Log: r.logTx, Pages: r.evictedPages(r.logTx.Evicted)})
 }
 
 // logSaved begins what the transaction has made possible.
 func (r *Resource) logSaved(ev *Event) {
-	if ev.Err != nil {
+	switch {
+	case ev.Err == nil:
+		r.log.Committed(ev.Gen)
+	case transient(ev.Err): // no room for a bitmap page, say: tried again until there is
+		r.logRetryAt = r.now + saveRetry
+	default:
 		r.diskError(ev.Err)
 		return
 	}
-	r.log.Committed(ev.Gen)
 	list := r.logging
 	r.logging = nil
 	for _, id := range list {
@@ -453,8 +462,22 @@ func (r *Resource) logSaved(ev *Event) {
 		case o == nil || o.state != opLogging:
 		case o.logGen > ev.Gen:
 			r.logging = append(r.logging, id)
+		case ev.Err != nil:
+			r.refuseLogged(i, ev.Err)
 		default:
 			r.startLogged(i)
 		}
 	}
+}
+
+// refuseLogged ends op i, which was not begun anywhere: its region could not be logged.
+func (r *Resource) refuseLogged(i int32, err error) {
+	o := &r.ops[i]
+	if o.kind == opApply {
+		r.applyDone(i, o, err)
+		return
+	}
+	r.unlog(i)
+	r.unlock(i)
+	r.answer(i, err)
 }

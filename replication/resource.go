@@ -53,21 +53,24 @@ type Resource struct {
 	onSaved   []afterSave
 
 	arena
-	locks   lockTable
-	log     *bitmap.Log
-	logFull []ID // ops the activity log had no room for, in order
-	logging []ID // ops whose regions are staged
-	held    []ID
-	gated   []ID
-	healing []ID
-	leasing []ID
-	started opList // client writes under way, in order of seq
-	reads   int    // client reads with local I/O under way
-	locals  int    // local I/O under way, of any kind
-	seq     uint64 // newest sequence number given out
-	flush   flushState
-	prop    proposalState
-	frozen  bool
+	locks       lockTable
+	log         *bitmap.Log
+	logTx       *bitmap.Tx    // the newest transaction
+	logRetryAt  time.Duration // when it is tried again; 0: it is on its way or durable
+	metaRetryAt time.Duration // the same for the metadata
+	logFull     []ID          // ops the activity log had no room for, in order
+	logging     []ID          // ops whose regions are staged
+	held        []ID
+	gated       []ID
+	healing     []ID
+	leasing     []ID
+	started     opList // client writes under way, in order of seq
+	reads       int    // client reads with local I/O under way
+	locals      int    // local I/O under way, of any kind
+	seq         uint64 // newest sequence number given out
+	flush       flushState
+	prop        proposalState
+	frozen      bool
 
 	// Work left to be done before Step returns.
 	ready   []int32 // ops whose last lock was released

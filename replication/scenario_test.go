@@ -158,3 +158,38 @@ func TestPrimary_DiskHangs_RoleIsGivenUpAndNothingIsAnswered(t *testing.T) {
 	}
 	w.checkEqual("after the return")
 }
+
+func TestPrimary_NoRoomForBitmapPages_WritesFailAndThenGoOn(t *testing.T) {
+	w, a, b := serving(t)
+	w.kill(b, false)
+	settleWorld(w, time.Second)
+	region := func(i int64) bitmap.Extent {
+		return bitmap.Extent{Off: i * bitmap.RegionSize, Len: bitmap.BlockSize}
+	}
+	for i := range int64(7) { // fills the log of the model
+		w.request(a, OpWrite, region(i), 0)
+		settleWorld(w, 100*time.Millisecond)
+	}
+	a.noRoom = true
+	w.request(a, OpWrite, region(8), 0) // evicts a region: its page has to be stored
+	settleWorld(w, time.Second)
+	if len(a.requests) != 0 || a.core.failed {
+		t.Fatalf("%d requests wait, disk failed %v", len(a.requests), a.core.failed)
+	}
+	if a.cache[region(8).Off/bitmap.BlockSize] != 0 {
+		t.Error("a write was begun whose region is not in the log")
+	}
+	a.noRoom = false
+	settleWorld(w, time.Second)
+	w.request(a, OpWrite, region(8), 0)
+	settleWorld(w, time.Second)
+	if a.cache[region(8).Off/bitmap.BlockSize] == 0 {
+		t.Error("writes do not go on when there is room again")
+	}
+	b.start()
+	settleWorld(w, 5*time.Second)
+	if !w.rec.in[b.i] {
+		t.Fatal("n2 did not come back")
+	}
+	w.checkEqual("at the end")
+}

@@ -56,6 +56,7 @@ func (r *Resource) tick() {
 	}
 	r.throttle.tick(r.now, r.cfg.LatencyPercent)
 	r.watchDisk()
+	r.retrySaves()
 }
 
 // watchDisk gives the local disk up when an I/O does not end. What hangs may still land, so this

@@ -56,6 +56,7 @@ type wnode struct {
 	session  SessionID
 	downs    []SessionID // sessions whose end has to be delivered
 	requests map[ID]*wreq
+	noRoom   bool // the metadata file cannot grow
 	hang     bool // the disk completes nothing
 	full     bool // disk full: writes fail with ENOSPC
 }
@@ -322,6 +323,13 @@ func (n *wnode) perform(a Action) *Event {
 }
 
 func (n *wnode) save(a Action) *Event {
+	if n.noRoom && len(a.Pages) > 0 {
+		ev := &Event{Kind: EvMetaSaved, Token: a.Token, Err: fmt.Errorf("page: %w", syscall.ENOSPC)}
+		if a.Kind == ActSaveLog {
+			ev.Kind, ev.Gen = EvLogSaved, a.Log.Gen
+		}
+		return ev
+	}
 	for _, p := range a.Pages {
 		if err := n.pages.SetPage(p.Index, p.Bits); err != nil {
 			n.w.fail("page: %v", err)
@@ -695,7 +703,7 @@ func (w *world) tick(d time.Duration) {
 func (w *world) heal() {
 	w.link = true
 	for _, n := range w.nodes {
-		n.full = false
+		n.full, n.noRoom = false, false
 		if !n.alive {
 			n.start()
 		}
