@@ -133,6 +133,11 @@ func (r *Resource) startPrimary() {
 		p.counts = p.inSet
 		p.mustDrop, p.joinAsked, p.retryAt, p.chain = false, false, 0, 0
 		p.sync, p.needSettle = syncIdle, false
+		if !p.inSet && len(r.peers) > 1 {
+			// Another primary may have dropped it and written on before we heard of that: our
+			// bitmap for it may lack blocks (rule 11). With one peer, we were that primary.
+			p.markAll(r.meta.Size)
+		}
 	}
 	r.notice(NoticeRole, "", "promoted to primary of epoch %d", r.epoch)
 }
