@@ -58,7 +58,7 @@ func (r *Resource) advance(p *peer) {
 		}
 		p.sync = syncPreparing
 		p.joinSeq = r.seq
-		r.send(p, wire.Frame{Type: wire.JoinPrepare, Seq: p.joinSeq, Msg: &wire.Message{Lineage: r.meta.Lineage}}, 0)
+		r.send(p, wire.Frame{Type: wire.JoinPrepare, Seq: p.joinSeq, Msg: r.state()}, 0)
 	}
 }
 
@@ -75,6 +75,9 @@ func (r *Resource) backToCopying(p *peer) bool {
 func (r *Resource) beginSync(p *peer) {
 	switch {
 	case p.state == Failed || p.state == Diverged || p.mustDrop:
+	case p.joinAsked && !p.inSet:
+		// Its Join may apply at any moment, so it must not become Inconsistent now (rule 12). It
+		// counts: requests that touch what it lacks wait until the outcome is known.
 	case p.inSet && !p.dirty.Empty():
 		p.needSettle = true
 		p.sync = syncCopying
@@ -92,8 +95,13 @@ func (r *Resource) beginSync(p *peer) {
 		r.notice(NoticeResyncStarted, p.node, "resync to %s begins: %d bytes differ", p.node, p.dirty.Bytes())
 		r.out[len(r.out)-1].Notice.Bytes = p.dirty.Bytes()
 		r.seq++
-		r.send(p, wire.Frame{Type: wire.ResyncBegin, Seq: r.seq, Msg: &wire.Message{Lineage: r.meta.Lineage}}, 0)
+		r.send(p, wire.Frame{Type: wire.ResyncBegin, Seq: r.seq, Msg: r.state()}, 0)
 	}
+}
+
+// state is what a target adopts: the primary's history, and the record that it comes from.
+func (r *Resource) state() *wire.Message {
+	return &wire.Message{Lineage: r.meta.Lineage, Version: r.meta.Version}
 }
 
 func (r *Resource) resyncReady(p *peer) {

@@ -20,6 +20,8 @@ type follower struct {
 	leadSession SessionID
 	hashKey     [32]byte
 	outside     []Peer // whose bitmaps we keep while following
+	equalAt     uint64 // version of the record under which we were last made equal
+	member      bool   // the leader's record has us in the set
 	offer       *offer // a Lead that is being accepted
 
 	received flightQueue // frames above the watermark, in order of seq
@@ -154,6 +156,7 @@ func (r *Resource) keptDone(i int32, _ *op, err error) {
 	r.leader, r.leadEpoch, r.leadSession = p.idx, o.epoch, o.session
 	copy(r.hashKey[:], o.msg.HashKey)
 	r.outside = r.outside[:0]
+	r.member = !slices.Contains(o.msg.Outside, r.cfg.Node)
 	for _, n := range o.msg.Outside {
 		if q, ok := r.byNode[n]; ok && q != p.idx {
 			r.outside = append(r.outside, q)
@@ -250,7 +253,7 @@ func (r *Resource) apply(p *peer, ev *Event) error {
 	default:
 		code = OpTrim
 	}
-	if (f.Type == wire.Copy || f.Type == wire.CopyZeroes) && r.meta.State == UpToDate && !r.selfInSet() {
+	if (f.Type == wire.Copy || f.Type == wire.CopyZeroes) && r.meta.State != Inconsistent && !r.member && !r.selfInSet() {
 		return fmt.Errorf("%s into a replica that has not been made a target", f.Type) // rule 12
 	}
 	r.lastSeq = f.Seq
@@ -373,9 +376,7 @@ func (r *Resource) applySyncDone(i int32, o *op, err error) {
 
 // becomeTarget makes this replica durably Inconsistent before the first copied block (rule 12).
 func (r *Resource) becomeTarget(p *peer, f *wire.Frame) {
-	if f.Msg != nil {
-		r.meta.Lineage = slices.Clone(f.Msg.Lineage)
-	}
+	r.adopt(f.Msg)
 	r.setState(Inconsistent)
 	seq := f.Seq
 	r.afterSaveFor(p, func() { r.reply(wire.Frame{Type: wire.ResyncReady, Seq: seq}, 0) })
@@ -384,9 +385,8 @@ func (r *Resource) becomeTarget(p *peer, f *wire.Frame) {
 // becomeEqual: every block is equal and stable here, the leader says. From now on this replica
 // is up to date, and its own list of differences with the leader is settled (rule 11).
 func (r *Resource) becomeEqual(p *peer, f *wire.Frame) {
-	if f.Msg != nil {
-		r.meta.Lineage = slices.Clone(f.Msg.Lineage)
-	}
+	r.adopt(f.Msg)
+	r.equalAt = r.meta.Version
 	p.dirty.Reset()
 	p.coarse.Reset()
 	p.unstable.Reset()
@@ -395,6 +395,16 @@ func (r *Resource) becomeEqual(p *peer, f *wire.Frame) {
 	r.setState(UpToDate)
 	seq := f.Seq
 	r.afterSaveFor(p, func() { r.reply(wire.Frame{Type: wire.JoinReady, Seq: seq}, 0) })
+}
+
+// adopt takes the primary's history over. Records older than the one it comes from, which a
+// ledger copy that lags may still bring, say nothing about this replica any more.
+func (r *Resource) adopt(m *wire.Message) {
+	if m == nil {
+		return
+	}
+	r.meta.Lineage = slices.Clone(m.Lineage)
+	r.meta.Version = max(r.meta.Version, m.Version)
 }
 
 // afterSaveFor saves the metadata and then calls do, if p still leads the same session.

@@ -39,7 +39,7 @@ func runWorld(t testing.TB, seed uint64) *world {
 	w := newWorld(t, seed)
 	w.promote(w.nodes[0])
 	// Each world draws its own mix of faults.
-	cut, kill, crash, move, full := w.rng.IntN(6), w.rng.IntN(3), w.rng.IntN(3), w.rng.IntN(4), w.rng.IntN(2)
+	cut, kill, crash, move, full, deaf := w.rng.IntN(6), w.rng.IntN(3), w.rng.IntN(3), w.rng.IntN(4), w.rng.IntN(2), w.rng.IntN(2)
 	for range 3000 {
 		switch x := w.rng.IntN(1000); {
 		case x < 620:
@@ -77,6 +77,16 @@ func runWorld(t testing.TB, seed uint64) *world {
 				w.logf("stop %s", n.name)
 				n.step(&Event{Kind: EvStop})
 			}
+		case x < 991 && deaf > 0:
+			// Cut off from everything: the case that leases are for.
+			n := w.nodes[w.rng.IntN(2)]
+			n.deaf = !n.deaf
+			w.link = !n.deaf
+			if n.deaf {
+				w.breakSession()
+				w.promote(w.nodes[1-n.i])
+			}
+			w.logf("%s deaf: %v", n.name, n.deaf)
 		case x < 993 && full > 0:
 			n := w.nodes[w.rng.IntN(2)]
 			n.full, n.noRoom = !n.full, w.rng.IntN(2) == 0

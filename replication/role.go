@@ -35,10 +35,11 @@ func (r *Resource) adoptMembership(old *Record) {
 	in := r.selfInSet()
 	switch {
 	case in && r.meta.State == Outdated:
-		// It was made UpToDate for this Join; an older record arrived in between.
+		// It was made UpToDate for this Join, and a record from before arrived in between. Outdated
+		// says only that a record did not list it; what was copied into it is Inconsistent.
 		r.setState(UpToDate)
 	case in && r.meta.State == UpToDate:
-	case !in && old != nil && old.SelfInSet && r.meta.State == UpToDate:
+	case !in && old != nil && old.SelfInSet && r.meta.State == UpToDate && r.rec.Version > r.equalAt:
 		r.setState(Outdated)
 	}
 	if !in || r.meta.State != UpToDate {

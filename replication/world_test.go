@@ -56,6 +56,7 @@ type wnode struct {
 	session  SessionID
 	downs    []SessionID // sessions whose end has to be delivered
 	requests map[ID]*wreq
+	deaf     bool // nothing of the ledger reaches it, either way
 	noRoom   bool // the metadata file cannot grow
 	hang     bool // the disk completes nothing
 	full     bool // disk full: writes fail with ENOSPC
@@ -157,7 +158,7 @@ func (w *world) publish() {
 // start begins a new process on n.
 func (n *wnode) start() {
 	w := n.w
-	n.alive, n.process = true, w.rng.Uint64()
+	n.alive, n.process, n.deaf = true, w.rng.Uint64(), false
 	n.slots, n.requests = map[ID][]uint64{}, map[ID]*wreq{}
 	n.io, n.saves, n.records, n.inbox, n.downs, n.session = nil, nil, nil, nil, nil, 0
 	st := n.stored
@@ -533,7 +534,7 @@ func (w *world) ledgerTurn() {
 			w.rec.lineage = append(w.rec.lineage, w.rng.Uint64())
 		case ProposeJoin:
 			w.rec.in[1-a.node] = true
-			if m := w.nodes[1-a.node]; m.alive && m.stored.State != UpToDate {
+			if m := w.nodes[1-a.node]; m.alive && m.stored.State != UpToDate && m.stored.State != Outdated {
 				w.fail("Join of %s, whose stored state is %s", m.name, m.stored.State)
 			}
 			if n.alive && n.process == a.process { // a dead primary's unanswered writes may differ
@@ -637,11 +638,11 @@ func (w *world) progress() bool {
 				n.step(&Event{Kind: EvSessionDown, Session: s, Err: fmt.Errorf("cut")})
 			})
 		}
-		if len(n.records) > 0 {
+		if len(n.records) > 0 && !n.deaf {
 			can = append(can, n.deliverRecord)
 		}
 	}
-	if len(w.asks) > 0 {
+	if len(w.asks) > 0 && !w.nodes[w.asks[0].node].deaf {
 		can = append(can, w.ledgerTurn)
 	}
 	if w.link && !w.joined && w.nodes[0].alive && w.nodes[1].alive && w.nodes[0].session == 0 && w.nodes[1].session == 0 {
@@ -703,7 +704,7 @@ func (w *world) tick(d time.Duration) {
 func (w *world) heal() {
 	w.link = true
 	for _, n := range w.nodes {
-		n.full, n.noRoom = false, false
+		n.full, n.noRoom, n.deaf = false, false, false
 		if !n.alive {
 			n.start()
 		}
