@@ -153,9 +153,13 @@ func failover(t *testing.T, c *cluster.Cluster, l *ackload.Load, from, to string
 	c.Start(from)
 	c.WaitInSync(to)
 	finish()
-	if r := c.Status(from); r.Role != control.RoleSecondary || r.Primary != to {
-		t.Errorf("the old primary came back as %s, with primary %s", r.Role, r.Primary)
-	}
+	// Its copy of the ledger may take a moment to catch up.
+	proc.Eventually(t, "the old primary to know the new one", func() error {
+		if r := c.Status(from); r.Role != control.RoleSecondary || r.Primary != to {
+			return fmt.Errorf("it came back as %s, with primary %q", r.Role, r.Primary)
+		}
+		return nil
+	})
 	if err := l.Check(dial(t, c.URI(to))); err != nil {
 		t.Errorf("after the return of %s: %v", from, err)
 	}

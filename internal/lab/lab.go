@@ -192,8 +192,8 @@ func (l *Lab) waitEnd(ctx context.Context, n *Node, p process) error {
 	return writeState(&l.state)
 }
 
-// Start starts a node that is not running and waits until it answers. Whether the ledger has a
-// quorum does not matter: nodes of a cluster that is down are started one by one.
+// Start starts a node that is not running and waits until it is ready. Where no majority of the
+// nodes runs yet it only waits for an answer: a cluster that is down is started node by node.
 func (l *Lab) Start(ctx context.Context, name string) error {
 	l.mu.Lock()
 	defer l.mu.Unlock()
@@ -215,7 +215,21 @@ func (l *Lab) Start(ctx context.Context, name string) error {
 	if err := l.start(n); err != nil {
 		return err
 	}
+	if 2*l.running() > len(l.state.Nodes) {
+		return l.waitReady(ctx, n)
+	}
 	return l.waitAnswer(ctx, n)
+}
+
+// running counts the nodes that run. Caller holds mu.
+func (l *Lab) running() (count int) {
+	for i := range l.state.Nodes {
+		if p, err := l.open(&l.state.Nodes[i]); err == nil {
+			p.close()
+			count++
+		}
+	}
+	return count
 }
 
 // start starts n's process and notes it.
