@@ -193,3 +193,69 @@ func TestPrimary_NoRoomForBitmapPages_WritesFailAndThenGoOn(t *testing.T) {
 	}
 	w.checkEqual("at the end")
 }
+
+// restartWithSuspect leaves a write that only n1's disk holds, and n1's process ended.
+func restartWithSuspect(t *testing.T) (w *world, a, b *wnode, x bitmap.Extent) {
+	w, a, b = serving(t)
+	x = bitmap.Extent{Off: 3 * bitmap.BlockSize, Len: bitmap.BlockSize}
+	w.request(a, OpWrite, x, 0)
+	settleWorld(w, 100*time.Millisecond) // its region is in the log now, on both
+	w.request(a, OpWrite, x, 0)
+	w.breakSession() // the second frame is lost
+	for len(a.io) > 0 {
+		a.finishIO()
+	}
+	w.link = false
+	a.stop(false)
+	if i := x.Off / bitmap.BlockSize; a.cache[i] == b.cache[i] {
+		t.Fatal("the write reached n2")
+	}
+	settleWorld(w, 500*time.Millisecond)
+	a.start()
+	return w, a, b, x
+}
+
+func TestPrimary_SuspectBlock_IsReadOnlyWhenTheMemberHoldsItToo(t *testing.T) {
+	w, a, b, x := restartWithSuspect(t)
+	w.link = true
+	w.promote(a)
+	for a.core.peers[0].phase != phaseFollowing {
+		if !w.progress() {
+			w.tick(10 * time.Millisecond)
+		}
+	}
+	b.hang = true // beacons are answered, copies are not applied
+	settleWorld(w, time.Second)
+	if !a.core.Serving() {
+		t.Fatalf("n1 does not serve: %+v", a.core.Status(w.now))
+	}
+	w.request(a, OpRead, x, 0)
+	settleWorld(w, 500*time.Millisecond)
+	if len(a.requests) != 1 {
+		t.Fatal("a block was read that only one member holds")
+	}
+	b.hang = false
+	settleWorld(w, time.Second)
+	if len(a.requests) != 0 {
+		t.Fatal("the read is not answered")
+	}
+	w.checkEqual("after the read")
+}
+
+func TestPrimary_MemberSilent_ServesNothingUntilItIsDropped(t *testing.T) {
+	w, a, b, _ := restartWithSuspect(t)
+	w.promote(a)
+	for len(a.records) > 0 {
+		a.deliverRecord()
+	}
+	a.deaf = true // the ledger does not answer
+	settleWorld(w, 3*time.Second)
+	if a.core.Serving() {
+		t.Fatal("serves although a member of the set neither follows nor was dropped")
+	}
+	a.deaf = false
+	settleWorld(w, time.Second)
+	if !a.core.Serving() || w.rec.in[b.i] {
+		t.Fatalf("does not go on after the Drop: %+v", a.core.Status(w.now))
+	}
+}
