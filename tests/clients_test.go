@@ -135,6 +135,22 @@ func TestQEMUIO_PatternsZeroesAndDiscards_ReadBackAsWritten(t *testing.T) {
 	c.Identical("n1")
 }
 
+func TestCache_IsServedInsideTheDeviceAndRefusedBeyondIt(t *testing.T) {
+	c := cluster.Up(t, cluster.Options{SizeBytes: 64 * cluster.MiB})
+	conn := dial(t, c.URI("n1"))
+	for _, length := range []uint32{1, 4096, 4 * cluster.MiB, 64 * cluster.MiB} {
+		if err := conn.CacheAt(0, length); err != nil {
+			t.Errorf("CACHE of %d bytes: %v", length, err)
+		}
+	}
+	if err := conn.CacheAt(64*cluster.MiB-1, 4096); !errors.Is(err, nbdclient.EINVAL) {
+		t.Errorf("CACHE beyond the end: %v", err)
+	}
+	if err := conn.WriteAt(make([]byte, 4096), 0); err != nil {
+		t.Errorf("write after CACHE: %v", err)
+	}
+}
+
 func TestGoNBDClient_Negotiates(t *testing.T) {
 	c := cluster.Up(t, cluster.Options{SizeBytes: 64 * cluster.MiB})
 	conn, err := net.Dial("unix", socketOf(t, c.URI("n1")))

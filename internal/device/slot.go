@@ -36,6 +36,8 @@ type call struct {
 	drop  bool     // a piece was dropped: no answer
 	err   error    // of the first piece that failed
 	packs []pack   // payloads made ready before the mutex was taken
+
+	scratch *buf.Buf // room of the call's own, released at its end; nil: none
 }
 
 // pieceLimit is the largest extent of one piece of op, in bytes. Pieces end at multiples of it,
@@ -150,6 +152,7 @@ func (d *Device) newCall() *call { return d.calls.Get().(*call) }
 
 func (d *Device) recycle(c *call) {
 	c.unpack()
+	c.scratch.Release()
 	*c = call{packs: c.packs}
 	d.calls.Put(c)
 }

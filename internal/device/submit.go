@@ -5,6 +5,7 @@ import (
 	"syscall"
 
 	"github.com/lockstep-ha/lockstep/bitmap"
+	"github.com/lockstep-ha/lockstep/internal/buf"
 	"github.com/lockstep-ha/lockstep/nbd"
 	"github.com/lockstep-ha/lockstep/replication"
 )
@@ -68,8 +69,17 @@ func (d *Device) callOf(r *nbd.Request) *call {
 		c.op = replication.OpTrim
 	case nbd.OpFlush:
 		c.op, c.ext, c.flags = replication.OpFlush, bitmap.Extent{}, 0
+	case nbd.OpCache:
+		// A read whose bytes go nowhere leaves the range in the page cache. What is larger than a
+		// buffer is only advice that is not taken; the request is judged all the same.
+		c.op, c.flags = replication.OpRead, 0
+		if c.ext.Len > buf.MaxLen {
+			c.ext.Len = 0
+		}
+		c.scratch = buf.Get(int(c.ext.Len))
+		c.buf = c.scratch
 	default:
-		d.refuse(c, syscall.EOPNOTSUPP) // nothing is read ahead
+		d.refuse(c, syscall.EINVAL)
 		return nil
 	}
 	c.cost = d.window.cost(c.payloadLen())

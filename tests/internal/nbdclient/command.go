@@ -117,3 +117,8 @@ func (c *Client) TrimAt(off int64, length uint32) error {
 func (c *Client) ZeroAt(off int64, length uint32) error {
 	return wait(func(done func(error)) { c.WriteZeroes(off, length, false, false, done) })
 }
+
+// CacheAt tells the server that length bytes at off will be read soon, and waits for its answer.
+func (c *Client) CacheAt(off int64, length uint32) error {
+	return wait(func(done func(error)) { c.submit(cmdCache, 0, uint64(off), length, nil, nil, done) })
+}
