@@ -151,7 +151,7 @@ func (r *Resource) pump(p *peer) {
 		}
 		i, _ := r.alloc()
 		o := &r.ops[i]
-		o.kind, o.ext, o.peer, o.session, o.began = opCopy, ext, p.idx, p.session, r.now
+		o.kind, o.ext, o.peer = opCopy, ext, p.idx
 		if coarse {
 			o.kind = opCompare
 		}

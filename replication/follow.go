@@ -67,7 +67,7 @@ func (r *Resource) fromLeader(p *peer, ev *Event) error {
 		return r.apply(p, ev)
 	case wire.Flush:
 		i, o := r.claim(ev.ID)
-		o.kind, o.seq, o.peer, o.session = opApplySync, f.Seq, p.idx, p.session
+		o.kind, o.seq, o.peer = opApplySync, f.Seq, p.idx
 		o.state = opStarted
 		r.syncs = append(r.syncs, r.id(i))
 		r.startSyncs()
@@ -258,7 +258,7 @@ func (r *Resource) apply(p *peer, ev *Event) error {
 	}
 	r.lastSeq = f.Seq
 	i, o := r.claim(ev.ID)
-	o.kind, o.code, o.ext, o.seq, o.peer, o.session = opApply, code, f.Extent, f.Seq, p.idx, p.session
+	o.kind, o.code, o.ext, o.seq, o.peer = opApply, code, f.Extent, f.Seq, p.idx
 	if f.Flags&wire.FlagFUA != 0 {
 		o.flags |= FlagFUA
 	}
@@ -431,7 +431,7 @@ func (r *Resource) hashRequest(p *peer, ev *Event) error {
 		return fmt.Errorf("hashes of %s asked for, the device has %d bytes", f.Extent, r.meta.Size)
 	}
 	i, o := r.claim(ev.ID)
-	o.kind, o.ext, o.seq, o.peer, o.session = opHash, f.Extent, f.Seq, p.idx, p.session
+	o.kind, o.ext, o.seq, o.peer = opHash, f.Extent, f.Seq, p.idx
 	r.lock(i)
 	return nil
 }

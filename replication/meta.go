@@ -47,8 +47,7 @@ func (r *Resource) metaSaved(ev *Event) {
 		r.diskError(ev.Err)
 		return
 	}
-	r.savedTo = max(r.savedTo, ev.Token)
-	for len(r.onSaved) > 0 && r.onSaved[0].token <= r.savedTo {
+	for len(r.onSaved) > 0 && r.onSaved[0].token <= ev.Token { // saves end in order
 		do := r.onSaved[0].do
 		r.onSaved = r.onSaved[1:]
 		do()

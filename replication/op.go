@@ -67,7 +67,6 @@ type op struct {
 	logGen   uint64
 	ext      bitmap.Extent
 	other    ID // opVerdict: the compare it belongs to
-	session  SessionID
 	err      error
 	began    time.Duration // the request arrived
 	localAt  time.Duration // the local I/O began

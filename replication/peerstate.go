@@ -134,7 +134,7 @@ func (p *peer) markAll(size int64) {
 	p.coarse.Mark(all)
 }
 
-// settled notes that ext is equal on the peer as far as it acknowledged: no longer dirty, but
+// settledBlocks notes that ext is equal on the peer as far as it acknowledged: no longer dirty, but
 // unstable until a flush (rule 11).
 func (p *peer) settledBlocks(ext bitmap.Extent) {
 	p.dirty.Clear(ext)

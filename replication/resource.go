@@ -42,14 +42,12 @@ type Resource struct {
 	leading   bool // the metadata of epoch is durable: peers may be led
 	peers     []*peer
 	byNode    map[string]Peer
-	full      uint32 // bits of all peers
 	stopBy    time.Duration
 	stopFail  bool
 	failed    bool          // the local disk
 	diskAt    time.Duration // it was last watched
 	paused    bool
 	saveToken uint64
-	savedTo   uint64 // newest token known durable
 	onSaved   []afterSave
 
 	arena
@@ -124,7 +122,6 @@ func New(cfg Config, st Stored) (*Resource, error) {
 		}
 		r.peers = append(r.peers, p)
 		r.byNode[node] = p.idx
-		r.full |= p.bit()
 	}
 	if !st.Clean {
 		// The regions stay in the log until they are evicted: evicting stores the bitmap pages.

@@ -48,7 +48,7 @@ func (r *Resource) advanceVerify() {
 	for v.pending < 2 && v.cursor < r.meta.Size {
 		i, _ := r.alloc()
 		o := &r.ops[i]
-		o.kind, o.verify, o.peer, o.session = opCompare, true, p.idx, p.session
+		o.kind, o.verify, o.peer = opCompare, true, p.idx
 		o.ext = bitmap.Extent{Off: v.cursor, Len: verifyRun}.Clip(r.meta.Size)
 		v.cursor = o.ext.End()
 		v.pending++

@@ -30,6 +30,7 @@ type world struct {
 	link       bool // the network lets the two connect
 	joined     bool // a session is up
 	nextVal    uint64
+	ticks      int // of clock
 	blocks     map[int64]*wblock
 	trace      []string
 	events     map[string]int
@@ -405,9 +406,8 @@ func (w *world) overlapped(b int64, r *wreq) bool {
 	return false
 }
 
-var worldClock int
-
-func (w *world) clock() int { worldClock++; return worldClock }
+// clock numbers what happens to blocks.
+func (w *world) clock() int { w.ticks++; return w.ticks }
 
 func (w *world) write(b int64, val uint64) *wwrite {
 	for _, x := range w.blocks[b].writes {
