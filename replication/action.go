@@ -51,6 +51,16 @@ const (
 	// ActCloseClients ends every client connection without answering anything (rule 15).
 	ActCloseClients
 
+	// ActAdmitClient: session Number of Client may send requests.
+	ActAdmitClient
+
+	// ActRefuseClient: session Number of Client may not: a higher one is or was open, or there are
+	// too many clients. Err says which.
+	ActRefuseClient
+
+	// ActCloseClient ends the connections of Client's sessions up to Number, without answering.
+	ActCloseClient
+
 	// ActNotice reports a transition for logs, metrics and operators.
 	ActNotice
 
@@ -65,6 +75,8 @@ type Action struct {
 	Peer     Peer
 	ID       ID
 	Session  SessionID
+	Client   ClientID
+	Number   uint64
 	Ext      bitmap.Extent
 	Err      error
 	Token    uint64

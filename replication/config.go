@@ -29,6 +29,7 @@ type Config struct {
 	StopTimeout    time.Duration // time for started requests to finish at a stop; 0: 3 s
 	Window         int64         // bytes on their way to a peer that does not count, before writes wait for it; 0: 16 MiB
 	LatencyPercent int           // resync may raise the latency of writes by this; 0: 20
+	ConfirmReads   bool          // a read is answered after a round trip to every counting member begun after it came
 	NewID          func() uint64 // source of session ids and hash keys; must be unpredictable
 }
 

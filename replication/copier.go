@@ -6,6 +6,8 @@ import (
 	"time"
 
 	"github.com/lockstep-ha/lockstep/bitmap"
+	"github.com/lockstep-ha/lockstep/internal/mark"
+	"github.com/lockstep-ha/lockstep/internal/planted"
 	"github.com/lockstep-ha/lockstep/replication/wire"
 )
 
@@ -44,29 +46,39 @@ func (r *Resource) advance(p *peer) {
 			r.beginSettle(p)
 		}
 	case syncDraining:
-		if r.backToCopying(p) || (p.inflight.len() > 0 && p.inflight.front().seq <= p.joinSeq) {
+		undrained := p.inflight.len() > 0 && p.inflight.front().seq <= p.joinSeq
+		if r.backToCopying(p) || (undrained && !planted.On(planted.JoinWithoutDrain)) {
 			return
 		}
+		r.handAll(p)
 		p.sync = syncFlushing
+		if planted.On(planted.JoinWithoutFlush) {
+			return
+		}
 		r.seq++
 		p.joinFlush = r.seq
 		p.endTracking() // this flush, not an earlier one, is to cover what is unstable now
 		r.sendFlush(p, p.joinFlush)
 	case syncFlushing:
-		if r.backToCopying(p) || p.joinFlush != 0 {
+		if r.backToCopying(p) || p.joinFlush != 0 || !r.handedAll(p) {
 			return
 		}
 		p.sync = syncPreparing
 		p.joinSeq = r.seq
+		if planted.On(planted.JoinBeforeUpToDate) {
+			r.joinReady(p, p.joinSeq)
+			return
+		}
 		r.send(p, wire.Frame{Type: wire.JoinPrepare, Seq: p.joinSeq, Msg: r.state()}, 0)
 	}
 }
 
 // backToCopying: blocks became dirty again while the peer was being settled.
 func (r *Resource) backToCopying(p *peer) bool {
-	if p.dirty.Empty() {
+	if p.dirty.Empty() || planted.On(planted.JoinWithDirt) {
 		return false
 	}
+	mark.Hit("dirty-again-while-settling")
 	p.sync = syncCopying
 	return true
 }
@@ -94,9 +106,27 @@ func (r *Resource) beginSync(p *peer) {
 		r.startStats(p)
 		r.notice(NoticeResyncStarted, p.node, "resync to %s begins: %d bytes differ", p.node, p.dirty.Bytes())
 		r.out[len(r.out)-1].Notice.Bytes = p.dirty.Bytes()
+		r.beginResync(p)
+	}
+}
+
+// beginResync has the list of what is to be copied stored, and then makes p a target. Once p is
+// Inconsistent that list alone knows what is wrong with it.
+func (r *Resource) beginResync(p *peer) {
+	session := p.session
+	begin := func() {
+		if p.sync != syncBeginning || p.session != session {
+			return
+		}
 		r.seq++
 		r.send(p, wire.Frame{Type: wire.ResyncBegin, Seq: r.seq, Msg: r.state()}, 0)
 	}
+	if planted.On(planted.ResyncBeforeBitmap) {
+		begin()
+		return
+	}
+	p.unsaved = true
+	r.saveMeta(begin)
 }
 
 // state is what a target adopts: the primary's history, and the record that it comes from.
@@ -114,7 +144,7 @@ func (r *Resource) resyncReady(p *peer) {
 // beginSettle: every block is copied. From here on the peer counts, so that nothing it misses
 // can be answered while it is on its way into the set (rules 1, 2).
 func (r *Resource) beginSettle(p *peer) {
-	p.counts = true
+	p.counts = p.counts || !planted.On(planted.JoinerNotCounted)
 	p.joinSeq = r.seq
 	p.sync = syncDraining
 }
@@ -132,6 +162,7 @@ func (r *Resource) joinReady(p *peer, seq uint64) {
 	if p.inSet {
 		p.sync = syncIdle
 		p.resync.running = false
+		r.tellSettled()
 		return
 	}
 	p.sync = syncJoining // propose asks for the Join
@@ -244,12 +275,25 @@ func (r *Resource) copyRead(i int32, o *op, ev *Event) {
 	}
 	r.fly(p, flight{seq: o.seq, ext: o.ext, id: r.id(i)})
 	r.send(p, f, payload)
+	switch {
+	case planted.On(planted.BitClearedOnSend):
+		p.settledBlocks(o.ext)
+	case planted.On(planted.BitClearedByOlderVersion):
+		r.unlock(i)
+	}
 }
 
 // copied: p acknowledged the run of op i.
 func (r *Resource) copied(p *peer, i int32) {
 	ext := r.ops[i].ext
 	p.settledBlocks(ext)
+	if planted.On(planted.BitClearedByOlderVersion) {
+		for k := range p.inflight.items() {
+			if f := p.inflight.at(k); f.ext.Overlaps(ext) {
+				f.ext.Len = 0
+			}
+		}
+	}
 	p.resync.copied += ext.Len
 	r.throttle.copied(ext.Len)
 	r.endCopy(p, i)
@@ -342,6 +386,9 @@ func (r *Resource) verdict(i int32, v *op, ev *Event) {
 			continue
 		}
 		p.settledBlocks(block)
+		if planted.On(planted.EqualWithoutFlush) {
+			p.unstable.Clear(block)
+		}
 		p.resync.equal += block.Len
 	}
 	p.cursor = min(p.cursor, o.ext.Off) // what differs there is copied next

@@ -21,6 +21,10 @@ type Peer int8
 // SessionID names one session with a peer within this process. Zero is no session.
 type SessionID uint64
 
+// ClientID names a client across its connections: random, chosen by the client. Zero is a client
+// that does not say who it is.
+type ClientID uint64
+
 // Op is what a client asks for.
 type Op uint8
 
@@ -95,6 +99,14 @@ const (
 	// EvInvalidate (on the primary): Peer's data is to be copied in full: it is dropped first.
 	EvInvalidate
 
+	// EvClient: client Client opens its session Number. Answered by ActAdmitClient once nothing
+	// that its lower sessions began is under way, or by ActRefuseClient. Requests of that session
+	// come after the admission (rule 15).
+	EvClient
+
+	// EvClientGone: session Number of Client is closed and will bring nothing more.
+	EvClientGone
+
 	// EvDiscard (on a secondary outside the set): this replica's data and history are given up,
 	// so that a primary copies it in full. It is how an operator ends a divergence.
 	EvDiscard
@@ -123,6 +135,8 @@ type Event struct {
 	Now     time.Duration
 	ID      ID
 	Session SessionID
+	Client  ClientID // EvRequest, EvClient, EvClientGone; 0: a client that does not say who it is
+	Number  uint64   // of the client's session, from 1
 	Ext     bitmap.Extent
 	Gen     uint64
 	Token   uint64
@@ -177,5 +191,9 @@ type Record struct {
 	Failed      []bool   // per Peer
 	Instances   []uint64 // per Peer; 0: not registered yet
 	Lineage     []uint64
-	Size        int64 // bytes
+	Forced      bool          // the epoch began by force: what this replica tracked for others may lack blocks
+	Fenced      uint64        // epoch whose primary is proven to be unable to serve; 0: none
+	Lease       time.Duration // the policy's lease; 0: as configured
+	MaxLease    time.Duration // longest that was ever in force; 0: as configured
+	Size        int64         // bytes
 }

@@ -1,6 +1,9 @@
 package replication
 
-import "github.com/lockstep-ha/lockstep/replication/wire"
+import (
+	"github.com/lockstep-ha/lockstep/internal/planted"
+	"github.com/lockstep-ha/lockstep/replication/wire"
+)
 
 // flushState runs one flush at a time; those that arrive meanwhile share the next one. A flush
 // covers every write that was answered before it was asked for, and the next one begins after
@@ -30,7 +33,7 @@ func (r *Resource) startFlush() {
 	r.flush.seq = r.seq
 	o.seq = r.seq
 	for _, p := range r.peers {
-		if !p.counts {
+		if !p.counts || planted.On(planted.FlushNotForwarded) {
 			continue
 		}
 		o.need |= p.bit()
@@ -54,6 +57,10 @@ func (r *Resource) sendFlush(p *peer, seq uint64) {
 
 // syncDone takes the end of the local half of the running flush.
 func (r *Resource) syncDone(i int32, o *op, err error) {
+	if err != nil && planted.On(planted.FsyncRetried) {
+		r.begin(i, ActLocalSync)
+		return
+	}
 	if err != nil {
 		o.err = err
 		r.diskError(err)
@@ -63,7 +70,10 @@ func (r *Resource) syncDone(i int32, o *op, err error) {
 
 // flushAck takes p's answer to flush seq.
 func (r *Resource) flushAck(p *peer, seq uint64) {
-	if seq == p.flushSeq {
+	if planted.On(planted.FlushCoversLater) {
+		p.unstable.Reset()
+	}
+	if seq == p.flushSeq || planted.On(planted.AnyFlushAckClears) {
 		p.flushing.Reset()
 		p.flushSeq = 0
 	}

@@ -8,6 +8,8 @@ import (
 	"syscall"
 
 	"github.com/lockstep-ha/lockstep/bitmap"
+	"github.com/lockstep-ha/lockstep/internal/mark"
+	"github.com/lockstep-ha/lockstep/internal/planted"
 	"github.com/lockstep-ha/lockstep/replication/wire"
 )
 
@@ -65,6 +67,10 @@ func (r *Resource) fromLeader(p *peer, ev *Event) error {
 	switch f.Type {
 	case wire.Write, wire.WriteZeroes, wire.Trim, wire.Copy, wire.CopyZeroes:
 		return r.apply(p, ev)
+	case wire.Handover:
+		return r.takeHandover(p, f)
+	case wire.Settled:
+		r.takeSettled(f.Msg)
 	case wire.Flush:
 		i, o := r.claim(ev.ID)
 		o.kind, o.seq, o.peer = opApplySync, f.Seq, p.idx
@@ -92,17 +98,22 @@ func (r *Resource) ledBy(p *peer, f *wire.Frame) error {
 	switch m := f.Msg; {
 	case m == nil || len(m.HashKey) != len(r.hashKey):
 		return errors.New("frame Lead without a hash key")
+	case planted.On(planted.OldEpochLeads) && r.role == roleSecondary && !r.failed:
+		r.endFollowing()
+		r.offer = &offer{peer: p.idx, session: p.session, msg: m, epoch: f.Epoch}
 	case f.Epoch < r.meta.Epoch || (f.Epoch == r.epoch && r.role != roleSecondary):
+		mark.Hit("lead-of-old-epoch-refused")
 		r.refuse(p, fmt.Sprintf("%s has accepted epoch %d: a primary of epoch %d is of the past", r.cfg.Node, r.meta.Epoch, f.Epoch))
 	case r.rec != nil && (f.Epoch < r.rec.Epoch || m.Version < r.rec.Version):
 		r.refuse(p, fmt.Sprintf("the ledger record that %s acts on is older than the one %s has", p.node, r.cfg.Node))
 	case r.failed:
 		r.refuse(p, fmt.Sprintf("the disk of %s has failed", r.cfg.Node))
 	case !isPrefix(r.meta.Lineage, m.Lineage):
-		r.meta.State = Diverged
+		r.setState(Diverged)
+		p.theirs = m.Lineage
 		r.saveMeta(nil)
 		r.notice(NoticeDiskState, "", "this replica holds writes that %s does not have: diverged; it keeps its data and serves nothing", p.node)
-		r.refuse(p, fmt.Sprintf("%s holds writes of another history: diverged", r.cfg.Node))
+		r.refuseDiverged(p, fmt.Sprintf("%s holds writes of another history: diverged", r.cfg.Node))
 	default:
 		if r.role != roleSecondary {
 			r.depose(fmt.Sprintf("%s leads epoch %d", p.node, f.Epoch))
@@ -116,7 +127,7 @@ func (r *Resource) ledBy(p *peer, f *wire.Frame) error {
 // advanceFollow takes an accepted offer through its stages.
 func (r *Resource) advanceFollow() {
 	o := r.offer
-	if o == nil || o.stage != offerDraining || r.locals > 0 {
+	if o == nil || o.stage != offerDraining || (r.locals > 0 && !planted.On(planted.DrainSkippedAtLead)) {
 		return
 	}
 	o.stage = offerSaving
@@ -124,15 +135,32 @@ func (r *Resource) advanceFollow() {
 	r.meta.Epoch = o.epoch
 	r.meta.PeerSession[o.peer], r.meta.PeerPending[o.peer] = o.msg.SessionID, 0
 	r.peers[o.peer].hello.PendingID = o.msg.SessionID // it stored it before it offered it
+	if planted.On(planted.UncleanClearedAtStart) {
+		r.meta.Unclean = false
+	}
+	if planted.On(planted.EpochNotStored) {
+		r.saveMeta(nil)
+		r.keepOffer(o)
+		return
+	}
 	r.saveMeta(func() {
-		if r.offer != o {
-			return
+		if r.offer == o {
+			r.keepOffer(o)
 		}
-		o.stage = offerSyncing
-		i, _ := r.alloc()
-		r.ops[i].kind, r.ops[i].state, r.ops[i].peer = opKept, opStarted, o.peer
-		r.begin(i, ActLocalSync)
 	})
+}
+
+// keepOffer proves by an fdatasync that what this replica acknowledged is still there.
+func (r *Resource) keepOffer(o *offer) {
+	o.stage = offerSyncing
+	i, _ := r.alloc()
+	op := &r.ops[i]
+	op.kind, op.state, op.peer = opKept, opStarted, o.peer
+	if planted.On(planted.KeptWithoutSync) {
+		r.keptDone(i, op, nil)
+		return
+	}
+	r.begin(i, ActLocalSync)
 }
 
 // keptDone answers the offer: what this replica acknowledged before is still there, unless the
@@ -172,6 +200,9 @@ func (r *Resource) keptDone(i int32, _ *op, err error) {
 // report sends every block that this replica knows to differ from p or suspects (rule 6): exact
 // ones first, then those that come from whole regions.
 func (r *Resource) report(p *peer) {
+	if planted.On(planted.ReportSkipped) {
+		return
+	}
 	exact := p.dirty.Clone()
 	if p.heldBy != p.hello.Boot { // what it acknowledged and had not flushed is gone
 		exact.Or(p.unstable)
@@ -201,8 +232,11 @@ func (r *Resource) reply(f wire.Frame, payload ID) {
 // not (rule 6).
 func (r *Resource) keepSuspects() {
 	for _, f := range r.received.items() {
+		mark.Hit("frame-above-watermark")
 		for _, p := range r.peers {
-			p.mark(f.ext)
+			if !planted.On(planted.ReceivedForgotten) {
+				p.mark(f.ext)
+			}
 		}
 	}
 	r.received.reset()
@@ -253,7 +287,8 @@ func (r *Resource) apply(p *peer, ev *Event) error {
 	default:
 		code = OpTrim
 	}
-	if (f.Type == wire.Copy || f.Type == wire.CopyZeroes) && r.meta.State != Inconsistent && !r.member && !r.selfInSet() {
+	if (f.Type == wire.Copy || f.Type == wire.CopyZeroes) && r.meta.State != Inconsistent && !r.member && !r.selfInSet() &&
+		!planted.On(planted.TargetStaysUpToDate) {
 		return fmt.Errorf("%s into a replica that has not been made a target", f.Type) // rule 12
 	}
 	r.lastSeq = f.Seq
@@ -267,7 +302,9 @@ func (r *Resource) apply(p *peer, ev *Event) error {
 	}
 	r.received.push(flight{seq: f.Seq, ext: f.Extent})
 	for _, q := range r.outside { // rule 11
-		r.peers[q].mark(f.Extent)
+		if !planted.On(planted.OutsideNotTracked) {
+			r.peers[q].mark(f.Extent)
+		}
 	}
 	r.lock(i)
 	return nil
@@ -291,11 +328,15 @@ func (r *Resource) startApply(i int32) {
 func (r *Resource) applyDone(i int32, o *op, err error) {
 	seq := o.seq
 	if err != nil {
+		mark.Hit("apply-failed")
 		errno := syscall.EIO
 		errors.As(err, &errno)
 		r.reply(wire.Frame{Type: wire.Failed, Seq: seq, Arg: uint64(errno)}, 0)
 		if !transient(err) {
 			r.diskError(err)
+		}
+		if f := r.received.find(seq); f != nil && planted.On(planted.FailedSeqAcked) {
+			f.done = true
 		}
 		r.discard(i, false) // its seq stays unacknowledged for good (rule 7)
 		return
@@ -359,12 +400,20 @@ func (r *Resource) startSyncs() {
 			}
 		}
 		r.syncs = r.syncs[1:]
+		if planted.On(planted.FlushAckedUnsynced) {
+			r.applySyncDone(i, o, nil)
+			continue
+		}
 		r.begin(i, ActLocalSync)
 	}
 }
 
 func (r *Resource) applySyncDone(i int32, o *op, err error) {
 	seq := o.seq
+	if err != nil && planted.On(planted.FsyncRetried) {
+		r.begin(i, ActLocalSync)
+		return
+	}
 	if err != nil {
 		r.reply(wire.Frame{Type: wire.Failed, Seq: seq, Arg: uint64(syscall.EIO)}, 0)
 		r.diskError(err)
@@ -377,7 +426,9 @@ func (r *Resource) applySyncDone(i int32, o *op, err error) {
 // becomeTarget makes this replica durably Inconsistent before the first copied block (rule 12).
 func (r *Resource) becomeTarget(p *peer, f *wire.Frame) {
 	r.adopt(f.Msg)
-	r.setState(Inconsistent)
+	if !planted.On(planted.TargetStaysUpToDate) {
+		r.setState(Inconsistent)
+	}
 	seq := f.Seq
 	r.afterSaveFor(p, func() { r.reply(wire.Frame{Type: wire.ResyncReady, Seq: seq}, 0) })
 }

@@ -8,6 +8,8 @@ import (
 	"syscall"
 
 	"github.com/lockstep-ha/lockstep/bitmap"
+	"github.com/lockstep-ha/lockstep/internal/mark"
+	"github.com/lockstep-ha/lockstep/internal/planted"
 	"github.com/lockstep-ha/lockstep/replication/wire"
 )
 
@@ -29,7 +31,7 @@ func (r *Resource) CheckHello(p Peer, h *wire.Hello) error {
 		return fmt.Errorf("resource %s (id %x) is not %s (id %x): a namesake", h.Resource, h.ResourceID, r.cfg.Resource, r.cfg.ResourceID)
 	case h.Node != r.cfg.Peers[p]:
 		return fmt.Errorf("node %s answers in place of %s", h.Node, r.cfg.Peers[p])
-	case r.rec != nil && r.rec.Instances[p] != 0 && r.rec.Instances[p] != h.Instance:
+	case r.rec != nil && r.rec.Instances[p] != 0 && r.rec.Instances[p] != h.Instance && !planted.On(planted.InstanceIgnored):
 		return fmt.Errorf("replica on %s has instance %x, the ledger records %x: its disk was replaced", h.Node, h.Instance, r.rec.Instances[p])
 	}
 	return nil
@@ -53,7 +55,8 @@ func (r *Resource) tryLead(p *peer) {
 		return
 	}
 	h := p.hello
-	if h.Epoch > r.epoch {
+	if h.Epoch > r.epoch && !planted.On(planted.OldEpochLeads) {
+		mark.Hit("lead-of-newer-epoch-refused")
 		r.refuse(p, fmt.Sprintf("%s has accepted epoch %d, this primary is of epoch %d", p.node, h.Epoch, r.epoch))
 		return
 	}
@@ -66,11 +69,13 @@ func (r *Resource) tryLead(p *peer) {
 			p.retryAt = r.now + r.cfg.DropGrace // our copy of the ledger lags behind
 			return
 		}
-		p.state = Diverged
+		mark.Hit("diverged")
+		p.state, p.theirs = Diverged, h.Lineage
 		p.retryAt = r.now + r.cfg.PeerTimeout
-		r.refuse(p, fmt.Sprintf("%s holds writes of a history that is not this one's: diverged; nothing is merged", p.node))
+		r.refuseDiverged(p, fmt.Sprintf("%s holds writes of a history that is not this one's: diverged; nothing is merged", p.node))
 		return
 	}
+	p.theirs = nil
 	if p.state == Inconsistent && len(h.Lineage) == 0 {
 		p.dirty.Mark(wholeDevice(r.meta.Size)) // new, or it gave its data up: copy everything
 		p.coarse.Reset()
@@ -98,9 +103,10 @@ func (r *Resource) tryLead(p *peer) {
 func (r *Resource) checkRestored(p *peer) {
 	mine := [2]uint64{r.meta.PeerSession[p.idx], r.meta.PeerPending[p.idx]}
 	theirs := [2]uint64{p.hello.LastID, p.hello.PendingID}
-	if mine[0] == theirs[0] || slices.ContainsFunc(mine[:], func(id uint64) bool { return id != 0 && slices.Contains(theirs[:], id) }) {
+	if planted.On(planted.RestoredIgnored) || mine[0] == theirs[0] || slices.ContainsFunc(mine[:], func(id uint64) bool { return id != 0 && slices.Contains(theirs[:], id) }) {
 		return
 	}
+	mark.Hit("restored-recognised")
 	if p.inSet {
 		p.mustDrop, p.why = true, "its metadata is older than our last session with it"
 	}
@@ -132,8 +138,9 @@ func (r *Resource) followed(p *peer, m *wire.Message) {
 	r.meta.PeerSession[p.idx], r.meta.PeerPending[p.idx] = p.wireID, 0
 	p.chain, p.chainEpoch = p.wireID, r.epoch
 	p.hello.LastID = p.wireID // it stored it before it answered
-	kept := m.Kept && p.instance == p.hello.Instance
-	if !kept {
+	kept := m.Kept && p.instance == p.hello.Instance || planted.On(planted.KeptByAnyBoot)
+	if !kept && !planted.On(planted.UnstableDropped) {
+		mark.Hit("unstable-lost")
 		p.lost()
 	} else { // its clean fdatasync covers everything it ever acknowledged
 		p.endTracking()
@@ -145,6 +152,7 @@ func (r *Resource) followed(p *peer, m *wire.Message) {
 	p.inflight.reset()
 	p.acked, p.sent, p.joinFlush, p.sync = 0, 0, 0, syncIdle
 	p.cursor, p.copies, p.copying, p.joinAsked = 0, nil, 0, p.joinAsked && !p.inSet
+	p.handed, p.handing = 0, nil
 	p.progressAt = r.now
 	r.saveMeta(nil)
 	r.resend(p)
@@ -174,6 +182,7 @@ func (r *Resource) sessionDown(p *peer, ev *Event) {
 		panic(fmt.Sprintf("core: session %d with %s ended, session %d is current", ev.Session, p.node, p.session))
 	}
 	was := p.phase
+	p.heldThrough, p.brokeAt = r.holds(p), r.now
 	r.endLeading(p)
 	p.phase, p.session, p.hello = phaseNone, 0, nil
 	if r.leader == p.idx || (r.offer != nil && r.offer.peer == p.idx) {
@@ -198,13 +207,15 @@ func (r *Resource) endLeading(p *peer) {
 		if o != nil && o.kind == opWrite && o.need&p.bit() != 0 {
 			continue // sent again, or marked when p is dropped
 		}
-		p.mark(f.ext)
+		if !planted.On(planted.InFlightForgotten) {
+			p.mark(f.ext)
+		}
 	}
 	p.inflight.reset()
 	p.endTracking()
 	r.endCopies(p)
-	p.leaseUntil = 0
-	if p.counts && !p.inSet && !p.joinAsked {
+	p.leaseUntil, p.confirmedAt = 0, 0
+	if p.counts && !p.inSet && (!p.joinAsked || planted.On(planted.UnknownNarrow)) {
 		r.discount(p) // nobody can record it any more: no Join was proposed
 	}
 }
@@ -233,24 +244,33 @@ func (r *Resource) discount(p *peer) {
 // frame takes a frame in, whichever side leads the session.
 func (r *Resource) frame(p *peer, ev *Event) {
 	f := ev.Frame
-	if p.session != ev.Session || p.phase == phaseNone || p.closing {
+	old := p.session != ev.Session && !planted.On(planted.OldSessionFrame)
+	if old || p.phase == phaseNone || p.closing {
 		r.dropFrame(ev) // of a session that has ended, or is about to (rule 8)
 		return
 	}
 	p.heardAt = r.now
+	if f.Epoch > 0 && f.Epoch < r.meta.Epoch {
+		mark.Hit("frame-of-old-epoch")
+	}
 	var err error
 	switch f.Type {
 	case wire.Refuse:
 		r.notice(NoticeRefused, p.node, "%s refuses: %s", p.node, reason(f.Msg))
 		p.retryAt = r.now + r.cfg.PeerTimeout/4
+		r.refusedBy(p, f.Msg)
 		r.closeSession(p, "the peer refused: "+reason(f.Msg))
-	case wire.Follow, wire.Bits, wire.Ack, wire.FlushAck, wire.BeaconAck, wire.ResyncReady, wire.HashReply, wire.JoinReady, wire.Failed:
+	case wire.Follow, wire.Bits, wire.Ack, wire.FlushAck, wire.BeaconAck, wire.ResyncReady, wire.HashReply, wire.JoinReady, wire.HandoverDone, wire.Failed:
 		err = r.fromFollower(p, ev)
 	default:
 		err = r.fromLeader(p, ev)
 	}
 	if err != nil {
 		r.dropFrame(ev)
+		if planted.On(planted.BadFrameSkipped) {
+			return
+		}
+		mark.Hit("frame-refused")
 		r.closeSession(p, err.Error())
 	}
 }
@@ -305,10 +325,15 @@ func (r *Resource) fromFollower(p *peer, ev *Event) error {
 		r.flushAck(p, f.Seq)
 	case wire.BeaconAck:
 		r.beaconAck(p, f.Seq)
+		if planted.On(planted.ResyncDoneLost) {
+			r.joinReady(p, p.joinSeq)
+		}
 	case wire.ResyncReady:
 		r.resyncReady(p)
 	case wire.JoinReady:
 		r.joinReady(p, f.Seq)
+	case wire.HandoverDone:
+		r.handoverDone(p, f.Seq)
 	case wire.HashReply:
 		return r.hashReply(p, ev)
 	case wire.Failed:
@@ -381,10 +406,34 @@ func (r *Resource) peerFailed(p *peer, f *wire.Frame) {
 
 // refuse ends a session and tells the other side why.
 func (r *Resource) refuse(p *peer, why string) {
-	f := wire.Frame{Type: wire.Refuse, Epoch: r.meta.Epoch, Msg: &wire.Message{Reason: why}}
+	r.refuseWith(p, &wire.Message{Reason: why})
+}
+
+// refuseDiverged ends a session between two histories. The other side gets ours, so that it finds
+// out, too.
+func (r *Resource) refuseDiverged(p *peer, why string) {
+	r.refuseWith(p, &wire.Message{Reason: why, State: Diverged.String(), Lineage: r.meta.Lineage})
+}
+
+func (r *Resource) refuseWith(p *peer, m *wire.Message) {
+	why := m.Reason
+	f := wire.Frame{Type: wire.Refuse, Epoch: r.meta.Epoch, Msg: m}
 	r.emit(Action{Kind: ActSend, Peer: p.idx, Session: p.session, Frame: f})
 	r.notice(NoticeRefused, p.node, "%s", why)
 	r.closeSession(p, why)
+}
+
+// refusedBy judges a refusal that says that the histories differ. A secondary whose history is no
+// prefix of the other's is diverged, and remembers it; a primary goes by its own ledger.
+func (r *Resource) refusedBy(p *peer, m *wire.Message) {
+	if m == nil || m.State != Diverged.String() || len(m.Lineage) == 0 || isPrefix(r.meta.Lineage, m.Lineage) {
+		return
+	}
+	p.theirs = m.Lineage
+	if r.role == roleSecondary && !r.selfInSet() && r.meta.State != Inconsistent {
+		r.setState(Diverged)
+		r.saveMeta(nil)
+	}
 }
 
 // closeSession asks for the end of p's session; sessionDown follows.
@@ -399,7 +448,7 @@ func (r *Resource) closeSession(p *peer, why string) {
 // isPrefix reports whether a history a leads into history b. Both may have been cut at the
 // front, where the oldest generations are.
 func isPrefix(a, b []uint64) bool {
-	if len(a) == 0 {
+	if len(a) == 0 || planted.On(planted.LineageIgnored) {
 		return true
 	}
 	end := slices.Index(b, a[len(a)-1])

@@ -3,12 +3,15 @@ package replication
 import (
 	"time"
 
+	"github.com/lockstep-ha/lockstep/internal/mark"
+	"github.com/lockstep-ha/lockstep/internal/planted"
 	"github.com/lockstep-ha/lockstep/replication/wire"
 )
 
 // promise is what this replica promised, as a member, to a primary: not to serve as primary
 // itself before promiseUntil (rule 4).
 type promise struct {
+	promiseStart time.Duration // the process started
 	promiseUntil time.Duration
 	promiseEpoch uint64 // of the primary that holds it; 0: unknown, from before this process
 }
@@ -16,10 +19,32 @@ type promise struct {
 // startPromise behaves as if a beacon of the longest lease had been acknowledged at the start:
 // the process before this one may have done so.
 func (r *Resource) startPromise(now time.Duration) {
-	r.promiseUntil = now + r.withDrift(r.cfg.MaxLease)
+	r.promiseStart = now
+	if !planted.On(planted.PromiseForgotten) {
+		r.promiseUntil = now + r.withDrift(r.cfg.MaxLease)
+	}
+}
+
+// maxLeaseIs takes note that a lease as long as d may be out since before this process started.
+func (r *Resource) maxLeaseIs(d time.Duration) {
+	if d > r.cfg.MaxLease && !planted.On(planted.PromiseForgotten) {
+		r.cfg.MaxLease = d
+		r.promiseUntil = max(r.promiseUntil, r.promiseStart+r.withDrift(d))
+	}
+}
+
+// lease returns how long a beacon sent now is good for.
+func (r *Resource) lease() time.Duration {
+	if r.rec != nil && r.rec.Lease > 0 {
+		return r.rec.Lease
+	}
+	return r.cfg.Lease
 }
 
 func (r *Resource) withDrift(d time.Duration) time.Duration {
+	if planted.On(planted.DriftIgnored) {
+		return d
+	}
 	return d + d*time.Duration(r.cfg.DriftPercent)/100
 }
 
@@ -30,13 +55,20 @@ func (r *Resource) promised(f *wire.Frame) {
 	if d <= 0 {
 		return
 	}
+	if planted.On(planted.BeaconWithoutDuration) {
+		d = r.lease()
+	}
 	r.promiseUntil = max(r.promiseUntil, r.now+r.withDrift(d))
 	r.promiseEpoch = f.Epoch
 }
 
 // releasePromise ends the promise when its holder stepped down in its very epoch.
 func (r *Resource) releasePromise() {
-	if r.promiseEpoch != 0 && r.rec.Epoch == r.promiseEpoch && r.rec.Primary == "" {
+	stepped := r.rec.Epoch == r.promiseEpoch || planted.On(planted.PromiseReleasedByAnyStepDown)
+	switch {
+	case r.promiseEpoch == 0:
+	case stepped && r.rec.Primary == "", r.rec.Fenced == r.promiseEpoch:
+		mark.Hit("promise-released")
 		r.promiseUntil = 0
 	}
 }
@@ -44,6 +76,9 @@ func (r *Resource) releasePromise() {
 // leaseValid reports whether every other member that counts confirmed a beacon sent within the
 // lease, so that none of them can be primary.
 func (r *Resource) leaseValid() bool {
+	if planted.On(planted.ReadWithoutLease) {
+		return true
+	}
 	for _, p := range r.peers {
 		if p.counts && r.now >= p.leaseUntil {
 			return false
@@ -55,9 +90,10 @@ func (r *Resource) leaseValid() bool {
 // beaconTo sends p a beacon. It is stamped before it is queued.
 func (r *Resource) beaconTo(p *peer) {
 	p.beaconSeq++
-	p.beacons[p.beaconSeq%uint64(len(p.beacons))] = beacon{seq: p.beaconSeq, at: r.now}
+	lease := r.lease()
+	p.beacons[p.beaconSeq%uint64(len(p.beacons))] = beacon{seq: p.beaconSeq, at: r.now, lease: lease}
 	p.beaconAt = r.now
-	r.send(p, wire.Frame{Type: wire.Beacon, Seq: p.beaconSeq, Arg: uint64(r.cfg.Lease)}, 0)
+	r.send(p, wire.Frame{Type: wire.Beacon, Seq: p.beaconSeq, Arg: uint64(lease)}, 0)
 }
 
 // beaconAck extends the lease that p grants, counted from the beacon's own stamp.
@@ -66,7 +102,12 @@ func (r *Resource) beaconAck(p *peer, seq uint64) {
 	if b.seq != seq || seq == 0 {
 		return // too old to matter
 	}
-	p.leaseUntil = max(p.leaseUntil, b.at+r.cfg.Lease)
+	from := b.at
+	if planted.On(planted.LeaseFromReceipt) {
+		from = r.now
+	}
+	p.leaseUntil = max(p.leaseUntil, from+b.lease)
+	p.confirmedAt = max(p.confirmedAt, b.at)
 	if r.leaseValid() {
 		if len(r.held) > 0 {
 			r.readmit = true
@@ -75,4 +116,24 @@ func (r *Resource) beaconAck(p *peer, seq uint64) {
 			r.leaseBack()
 		}
 	}
+}
+
+// confirmed reports whether every counting member has answered a beacon that was sent after at,
+// which no lease, however a clock may have stood still, can replace (rule 4). Where one has not
+// and none is on its way, it is asked.
+func (r *Resource) confirmed(at time.Duration) bool {
+	if !r.cfg.ConfirmReads {
+		return true
+	}
+	all := true
+	for _, p := range r.peers {
+		if !p.counts || p.confirmedAt > at {
+			continue
+		}
+		all = false
+		if p.phase == phaseFollowing && p.beaconAt <= at {
+			r.beaconTo(p)
+		}
+	}
+	return all
 }

@@ -5,6 +5,7 @@ import (
 	"time"
 
 	"github.com/lockstep-ha/lockstep/bitmap"
+	"github.com/lockstep-ha/lockstep/internal/mark"
 )
 
 // saveRetry is the wait before a save is tried again that found no room.
@@ -17,7 +18,16 @@ func (r *Resource) retrySaves() {
 	}
 	if r.metaRetryAt != 0 && r.now >= r.metaRetryAt {
 		r.metaRetryAt = 0
-		r.saveMeta(nil)
+		for _, p := range r.peers {
+			p.unsaved = true // which pages found no room is not remembered
+		}
+		again := r.onRetry
+		r.onRetry = nil
+		r.saveMeta(func() {
+			for _, do := range again {
+				do()
+			}
+		})
 	}
 }
 
@@ -29,7 +39,14 @@ func (r *Resource) saveMeta(do func()) {
 	m.PeerInstance = slices.Clone(m.PeerInstance)
 	m.PeerSession = slices.Clone(m.PeerSession)
 	m.PeerPending = slices.Clone(m.PeerPending)
-	r.emit(Action{Kind: ActSaveMeta, Token: r.saveToken, Meta: &m})
+	a := Action{Kind: ActSaveMeta, Token: r.saveToken, Meta: &m}
+	for _, p := range r.peers {
+		if p.unsaved {
+			p.unsaved = false
+			a.Pages = append(a.Pages, r.peerPages(p)...)
+		}
+	}
+	r.emit(a)
 	if do != nil {
 		r.onSaved = append(r.onSaved, afterSave{r.saveToken, do})
 	}
@@ -39,8 +56,13 @@ func (r *Resource) saveMeta(do func()) {
 func (r *Resource) metaSaved(ev *Event) {
 	switch {
 	case ev.Err == nil:
-	case transient(ev.Err): // those who wait for it wait for the next one
+	case transient(ev.Err): // those who wait for it wait for its repetition, which has its pages
+		mark.Hit("save-found-no-room")
 		r.metaRetryAt = r.now + saveRetry
+		for len(r.onSaved) > 0 && r.onSaved[0].token <= ev.Token {
+			r.onRetry = append(r.onRetry, r.onSaved[0].do)
+			r.onSaved = r.onSaved[1:]
+		}
 		return
 	default:
 		r.onSaved = nil
@@ -56,12 +78,8 @@ func (r *Resource) metaSaved(ev *Event) {
 
 // saveBitmap has p's bitmap stored as it is now; bits that were cleared disappear from the disk.
 func (r *Resource) saveBitmap(p *peer) {
-	pages := r.peerPages(p)
-	if len(pages) == 0 {
-		return
-	}
+	p.unsaved = true
 	r.saveMeta(nil)
-	r.out[len(r.out)-1].Pages = pages
 }
 
 // peerPages returns the images of all of p's pages that hold a bit, here or in storage.

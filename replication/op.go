@@ -66,7 +66,9 @@ type op struct {
 	seq      uint64
 	logGen   uint64
 	ext      bitmap.Extent
-	other    ID // opVerdict: the compare it belongs to
+	client   ClientID
+	number   uint64 // of the client's session
+	other    ID     // opVerdict: the compare it belongs to
 	err      error
 	began    time.Duration // the request arrived
 	localAt  time.Duration // the local I/O began

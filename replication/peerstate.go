@@ -96,6 +96,7 @@ type peer struct {
 	acked    uint64
 	sent     uint64
 	stored   map[int]bool // bitmap pages whose stored image may hold a bit
+	unsaved  bool         // bits were set that no activity log speaks for: the next save stores the pages
 
 	// Copier.
 	sync       syncPhase
@@ -112,14 +113,24 @@ type peer struct {
 	resync     resyncStats
 
 	// Lease and liveness.
-	beaconSeq  uint64
-	beacons    [64]beacon
-	leaseUntil time.Duration
+	beaconSeq   uint64
+	beacons     [64]beacon
+	leaseUntil  time.Duration
+	confirmedAt time.Duration // a beacon sent then was answered
+
+	handed  uint32     // peers whose bitmap it holds durably, as of this session; a bit each
+	handing []handover // on their way
+	theirs  []uint64   // its history, where it is no prefix of ours
+
+	// The session that ended last, for who may go on alone: see MayGoAlone.
+	heldThrough bool
+	brokeAt     time.Duration
 }
 
 type beacon struct {
-	seq uint64
-	at  time.Duration
+	seq   uint64
+	at    time.Duration
+	lease time.Duration
 }
 
 func (p *peer) bit() uint32 { return 1 << uint(p.idx) }
@@ -132,6 +143,7 @@ func (p *peer) markAll(size int64) {
 	all := bitmap.Extent{Len: size}
 	p.dirty.Mark(all)
 	p.coarse.Mark(all)
+	p.unsaved = true
 }
 
 // settledBlocks notes that ext is equal on the peer as far as it acknowledged: no longer dirty, but

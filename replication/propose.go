@@ -1,6 +1,8 @@
 package replication
 
 import (
+	"github.com/lockstep-ha/lockstep/internal/mark"
+	"github.com/lockstep-ha/lockstep/internal/planted"
 	"slices"
 	"time"
 )
@@ -29,6 +31,11 @@ func (r *Resource) propose() {
 	default:
 		return
 	}
+	if ask.Kind == ProposeDrop && planted.On(planted.ShrinkBeforeCommit) {
+		for _, p := range ask.Peers {
+			r.discount(r.peers[p])
+		}
+	}
 	r.prop.busy = true
 	r.prop.token++
 	r.prop.asked = ask
@@ -46,7 +53,7 @@ func (r *Resource) wanted(ask *Proposal) bool {
 		}
 	}
 	if ask.Kind == ProposeDrop {
-		return true
+		return r.handedToStaying(ask.Peers)
 	}
 	for _, p := range r.peers {
 		if p.sync == syncJoining && !p.inSet && p.phase == phaseFollowing {
@@ -54,6 +61,7 @@ func (r *Resource) wanted(ask *Proposal) bool {
 				continue
 			}
 			p.joinAsked = true
+			mark.Hit("join-proposed")
 			ask.Kind, ask.Peers = ProposeJoin, []Peer{p.idx}
 			return true
 		}
@@ -90,6 +98,10 @@ func (r *Resource) proposalDone(ev *Event) {
 			r.notice(NoticeRefused, "", "the ledger refused a change of the in-sync set: %v", ev.Err)
 		}
 	default:
+		mark.Hit("proposal-outcome-unknown")
 		r.prop.retryAt = r.now + r.cfg.DropGrace
+		if r.prop.asked.Kind == ProposeStepDown && planted.On(planted.ServeWhileSteppingDown) {
+			r.role, r.readmit = rolePrimary, true
+		}
 	}
 }

@@ -7,6 +7,8 @@ import (
 	"syscall"
 
 	"github.com/lockstep-ha/lockstep/bitmap"
+	"github.com/lockstep-ha/lockstep/internal/mark"
+	"github.com/lockstep-ha/lockstep/internal/planted"
 	"github.com/lockstep-ha/lockstep/replication/wire"
 )
 
@@ -25,7 +27,8 @@ func (r *Resource) request(ev *Event) {
 	default:
 		panic(fmt.Sprintf("core: unknown request %d", ev.Op))
 	}
-	if r.role == roleSecondary || r.role == roleStopped {
+	o.client, o.number = ev.Client, ev.Number
+	if r.role == roleSecondary || r.role == roleStopped || !r.clientAdmitted(o) {
 		// Its connection is about to be closed; no answer is the only right one (rule 15).
 		r.discard(i, true)
 		return
@@ -95,6 +98,9 @@ func (r *Resource) admitHeld() {
 // suspect reports whether a peer that counts may differ from this replica in ext (rule 6). One
 // that is on its way into the set is included: its Join may be applied already.
 func (r *Resource) suspect(ext bitmap.Extent) bool {
+	if planted.On(planted.SuspectsServed) {
+		return false
+	}
 	for _, p := range r.peers {
 		if p.counts && !p.dirty.Empty() && p.dirty.Any(ext) {
 			return true
@@ -162,7 +168,9 @@ func (r *Resource) readDone(i int32, o *op, err error) {
 		r.diskAnswer(i, err)
 	case r.role != rolePrimary && r.role != roleStopping:
 		r.discard(i, true)
-	case !r.leaseValid(): // rule 4: checked again after the last byte was read
+	case !r.leaseValid() && !planted.On(planted.LeaseNotRechecked), !r.confirmed(o.began):
+		// Rule 4: checked again after the last byte was read.
+		mark.Hit("read-waits-for-lease")
 		o.state = opLeasing
 		r.leasing = append(r.leasing, r.id(i))
 	default:
@@ -176,7 +184,11 @@ func (r *Resource) leaseBack() {
 	list := r.leasing
 	r.leasing = nil
 	for _, id := range list {
-		if i, o := r.find(id); o != nil && o.state == opLeasing {
+		switch i, o := r.find(id); {
+		case o == nil || o.state != opLeasing:
+		case !r.confirmed(o.began):
+			r.leasing = append(r.leasing, id)
+		default:
 			r.answer(i, nil)
 		}
 	}
@@ -190,7 +202,7 @@ func (r *Resource) start(i int32) {
 	o.seq = r.seq
 	r.started.push(&r.arena, i)
 	for _, p := range r.peers {
-		if p.counts {
+		if p.counts && !planted.On(planted.AckBeforePeer) {
 			o.need |= p.bit()
 		}
 		switch {
@@ -223,7 +235,7 @@ func (r *Resource) sendWrite(p *peer, i int32) {
 	default:
 		f.Type = wire.Trim
 	}
-	if o.flags&FlagFUA != 0 {
+	if o.flags&FlagFUA != 0 && !planted.On(planted.FUANotForwarded) {
 		f.Flags |= wire.FlagFUA
 	}
 	if o.flags&FlagPunch != 0 {
@@ -301,6 +313,11 @@ func (r *Resource) failWrite(i int32) {
 		r.diskAnswer(i, o.err)
 		return
 	}
+	mark.Hit("write-failed")
+	if planted.On(planted.FailedWriteUnlocked) {
+		r.answer(i, o.err)
+		return
+	}
 	for _, p := range r.peers { // also those that are away: they may have applied it before
 		p.mark(o.ext)
 	}
@@ -366,6 +383,10 @@ func (r *Resource) diskAnswer(i int32, err error) {
 // enterLog begins op i once its regions are in the activity log.
 func (r *Resource) enterLog(i int32) {
 	o := &r.ops[i]
+	if planted.On(planted.LogOnPrimaryOnly) && o.kind == opApply {
+		r.startLogged(i)
+		return
+	}
 	if len(r.logFull) > 0 { // those who came first go first
 		o.state = opLogging
 		r.logFull = append(r.logFull, r.id(i))
@@ -387,9 +408,14 @@ func (r *Resource) tryLog(i int32) bool {
 		r.startLogged(i)
 	case bitmap.Staged:
 		o.logged, o.logGen = true, gen
-		r.logging = append(r.logging, r.id(i))
 		r.saveLog()
+		if planted.On(planted.LogAfterWrite) {
+			r.startLogged(i)
+			return true
+		}
+		r.logging = append(r.logging, r.id(i))
 	default:
+		mark.Hit("activity-log-full")
 		return false
 	}
 	return true

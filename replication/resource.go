@@ -5,6 +5,8 @@ import (
 	"time"
 
 	"github.com/lockstep-ha/lockstep/bitmap"
+	"github.com/lockstep-ha/lockstep/internal/mark"
+	"github.com/lockstep-ha/lockstep/internal/planted"
 )
 
 // role is what this replica does.
@@ -49,6 +51,7 @@ type Resource struct {
 	paused    bool
 	saveToken uint64
 	onSaved   []afterSave
+	onRetry   []func() // waited for a save that found no room
 
 	arena
 	locks       lockTable
@@ -69,6 +72,9 @@ type Resource struct {
 	flush       flushState
 	prop        proposalState
 	frozen      bool
+	clients     map[ClientID]*client
+	opening     []ClientID    // clients whose newest session waits to be admitted, in order
+	gapAt       time.Duration // the clock last jumped by more than a lease between two events
 
 	// Work left to be done before Step returns.
 	ready   []int32 // ops whose last lock was released
@@ -112,7 +118,7 @@ func New(cfg Config, st Stored) (*Resource, error) {
 		} else {
 			p.dirty = bitmap.New(st.Size)
 		}
-		if !st.Clean {
+		if !st.Clean && !planted.On(planted.ActiveForgotten) {
 			// What is stored is older than the crash: a superset, and every region that was
 			// active may have been written (rule 6).
 			for _, reg := range st.Active {
@@ -128,6 +134,9 @@ func New(cfg Config, st Stored) (*Resource, error) {
 		r.log.Restore(st.Active)
 	}
 	r.failed = st.State == Failed
+	if planted.On(planted.FailedHealedByRestart) && r.failed {
+		r.failed, r.meta.State = false, UpToDate
+	}
 	return r, nil
 }
 
@@ -168,6 +177,10 @@ func (r *Resource) Step(ev *Event, out []Action) []Action {
 		r.paused = ev.Kind == EvPause
 	case EvVerify:
 		r.startVerify(r.peers[ev.Peer], ev.Repair)
+	case EvClient:
+		r.openClient(ev)
+	case EvClientGone:
+		r.closeClient(ev)
 	case EvInvalidate:
 		r.invalidate(r.peers[ev.Peer])
 	case EvDiscard:
@@ -185,6 +198,9 @@ func (r *Resource) pass(now time.Duration) {
 	if r.now == 0 {
 		r.startPromise(now)
 		r.roleAt = now
+	}
+	if now-r.now > r.lease() {
+		r.gapAt = now // this process stood still: whoever counts on it may have gone on
 	}
 	r.now = max(r.now, now)
 }
@@ -227,6 +243,7 @@ func (r *Resource) advanceAll() bool {
 	}
 	r.advanceVerify()
 	r.advanceFollow()
+	r.advanceClients()
 	return len(r.ready) > 0 || r.readmit || r.regate
 }
 
@@ -292,13 +309,29 @@ func (r *Resource) lock(i int32) {
 	o.state = opLocking
 	o.locked = true
 	ext := o.ext
-	if lb := r.cfg.LogicalBlock; lb > 1 {
+	if lb := r.cfg.LogicalBlock; lb > 1 && !planted.On(planted.SubBlockNotRounded) {
 		ext = ext.RoundOut(lb)
 	}
 	o.blockers = r.locks.add(i, ext, o.kind != opWrite && o.kind != opApply)
+	if r.unlockedBug(o) {
+		o.blockers = 0
+	}
 	if o.blockers == 0 {
 		r.lockedNow(i)
 	}
+}
+
+// unlockedBug reports whether a planted bug lets o pass those it overlaps.
+func (r *Resource) unlockedBug(o *op) bool {
+	switch o.kind {
+	case opRead:
+		return planted.On(planted.ReadNotLocked)
+	case opWrite:
+		return planted.On(planted.OverlapNotLocked)
+	case opApply:
+		return planted.On(planted.OverlapReorderedOnSecondary)
+	}
+	return false
 }
 
 func (r *Resource) unlock(i int32) {
@@ -309,7 +342,7 @@ func (r *Resource) unlock(i int32) {
 	o.locked = false
 	r.locks.remove(i, func(w int32) {
 		wo := &r.ops[w]
-		if wo.blockers--; wo.blockers == 0 && wo.state == opLocking {
+		if wo.blockers--; wo.blockers == 0 && wo.state == opLocking && !r.unlockedBug(wo) {
 			r.ready = append(r.ready, w)
 		}
 	})
@@ -360,7 +393,11 @@ func (r *Resource) endOrphan(i int32, o *op) {
 func (r *Resource) discard(i int32, client bool) {
 	o := &r.ops[i]
 	if o.local {
+		mark.Hit("orphan")
 		o.state = opOrphan
+		if planted.On(planted.DrainSkippedAtLead) || planted.On(planted.DrainSkippedAtPromotion) {
+			r.unlock(i)
+		}
 		return
 	}
 	r.unlock(i)

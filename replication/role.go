@@ -1,6 +1,12 @@
 package replication
 
-import "fmt"
+import (
+	"fmt"
+	"github.com/lockstep-ha/lockstep/internal/mark"
+	"github.com/lockstep-ha/lockstep/internal/planted"
+	"github.com/lockstep-ha/lockstep/replication/wire"
+	"syscall"
+)
 
 // ledger adopts a newer record of this resource.
 func (r *Resource) ledger(rec *Record) {
@@ -25,6 +31,7 @@ func (r *Resource) ledger(rec *Record) {
 	case r.role != roleSecondary && !mine:
 		r.depose(fmt.Sprintf("the ledger records epoch %d, primary %q", rec.Epoch, rec.Primary))
 	}
+	r.maxLeaseIs(rec.MaxLease)
 	r.releasePromise()
 	r.saveMeta(nil)
 	r.readmit, r.regate = true, true
@@ -67,6 +74,10 @@ func (r *Resource) peerRecord(p *peer) {
 		}
 		p.instance, r.meta.PeerInstance[p.idx] = inst, inst
 	}
+	if planted.On(planted.ClearedByLedger) && p.inSet && !was {
+		p.dirty.Reset()
+		p.coarse.Reset()
+	}
 	if r.role == roleSecondary {
 		p.counts = p.inSet
 		return
@@ -88,6 +99,7 @@ func (r *Resource) peerRecord(p *peer) {
 
 // dropped: the ledger no longer counts p in. Only now may writes be answered without it.
 func (r *Resource) dropped(p *peer) {
+	r.unhand(p)
 	p.mustDrop, p.joinAsked = false, false
 	if p.sync != syncIdle {
 		r.endCopies(p)
@@ -107,6 +119,7 @@ func (r *Resource) joined(p *peer) {
 	r.notice(NoticeResyncDone, p.node, "resync to %s is complete: %d bytes copied, %d found equal", p.node, n, p.resync.equal)
 	r.out[len(r.out)-1].Notice.Bytes = n
 	r.notice(NoticeJoined, p.node, "%s joined the in-sync set", p.node)
+	r.tellSettled()
 }
 
 func orElse(s, other string) string {
@@ -134,10 +147,12 @@ func (r *Resource) startPrimary() {
 		p.counts = p.inSet
 		p.mustDrop, p.joinAsked, p.retryAt, p.chain = false, false, 0, 0
 		p.sync, p.needSettle = syncIdle, false
-		if !p.inSet && len(r.peers) > 1 {
-			// Another primary may have dropped it and written on before we heard of that: our
-			// bitmap for it may lack blocks (rule 11). With one peer, we were that primary.
-			p.markAll(r.meta.Size)
+		if r.rec.Forced {
+			p.markAll(r.meta.Size) // nobody handed us what they lack (rule 11)
+		}
+		if planted.On(planted.ReportOfLeaderOnly) && p.inSet {
+			p.dirty.Reset()
+			p.coarse.Reset()
 		}
 	}
 	r.notice(NoticeRole, "", "promoted to primary of epoch %d", r.epoch)
@@ -146,12 +161,13 @@ func (r *Resource) startPrimary() {
 // unfit returns why this replica cannot be primary of the recorded epoch, or "" (rule 9). An
 // unclean replica is fit here: whoever proposed the Promote chose it knowingly.
 func (r *Resource) unfit() string {
+	forced := r.rec.Forced && (r.meta.State == Outdated || r.meta.State == Diverged)
 	switch {
 	case r.failed:
 		return "its disk has failed"
 	case !r.selfInSet():
 		return "this replica is not in the in-sync set"
-	case r.meta.State != UpToDate:
+	case r.meta.State != UpToDate && !forced && !planted.On(planted.TargetPromotable):
 		return fmt.Sprintf("its disk is %s", r.meta.State)
 	case r.rec.Epoch <= r.meta.Epoch:
 		return fmt.Sprintf("this replica has accepted epoch %d already", r.meta.Epoch)
@@ -176,11 +192,15 @@ func (r *Resource) advanceRole() {
 // follows or is dropped. Then the replica serves.
 func (r *Resource) advanceStart() {
 	if !r.leading {
-		if r.locals > 0 || r.meta.Epoch == r.epoch {
+		if (r.locals > 0 && !planted.On(planted.DrainSkippedAtPromotion)) || r.meta.Epoch == r.epoch {
 			return
 		}
 		r.keepSuspects()
 		r.meta.Epoch, r.meta.Unclean = r.epoch, false
+		if r.rec.Forced {
+			r.setState(UpToDate) // by the operator's word: it is the only copy now
+			r.meta.Lineage = r.rec.Lineage
+		}
 		epoch := r.epoch
 		r.saveMeta(func() {
 			if r.epoch == epoch && r.role == roleStarting {
@@ -189,12 +209,16 @@ func (r *Resource) advanceStart() {
 		})
 		return
 	}
-	if r.now < r.promiseUntil {
+	if r.now < r.promiseUntil && !planted.On(planted.PromiseNotKept) {
+		mark.Hit("promise-waited-for")
 		return
 	}
 	for _, p := range r.peers {
-		if p.inSet && p.phase != phaseFollowing {
+		if p.inSet && p.phase != phaseFollowing && !planted.On(planted.WaitForPeerSkipped) {
 			return
+		}
+		if p.phase != phaseFollowing && planted.On(planted.WaitForPeerSkipped) {
+			r.discount(p)
 		}
 	}
 	r.role = rolePrimary
@@ -258,10 +282,17 @@ func (r *Resource) depose(why string) {
 // discardClients closes every client connection and ends their requests unanswered (rule 15).
 // What was begun and not completed everywhere is suspect from now on (rule 6).
 func (r *Resource) discardClients() {
+	if planted.On(planted.ErrorAtDemotion) {
+		r.failUnfinished()
+	}
 	r.emit(Action{Kind: ActCloseClients})
+	r.clients, r.opening = nil, nil
 	for i := r.started.head; i >= 0; i = r.ops[i].next {
+		mark.Hit("write-unfinished-at-role-loss")
 		for _, p := range r.peers {
-			p.mark(r.ops[i].ext)
+			if !planted.On(planted.InFlightForgotten) {
+				p.mark(r.ops[i].ext)
+			}
 		}
 	}
 	r.started = newOpList()
@@ -276,9 +307,25 @@ func (r *Resource) discardClients() {
 	}
 }
 
+// failUnfinished is what ErrorAtDemotion plants: an error for everything that is unfinished.
+func (r *Resource) failUnfinished() {
+	for i := range r.ops {
+		if o := &r.ops[i]; (o.kind == opRead || o.kind == opWrite || o.kind == opFlush) && !o.local && o.state != opOrphan {
+			r.emit(Action{Kind: ActReply, ID: r.id(int32(i)), Err: syscall.EIO})
+		}
+	}
+}
+
 // invalidate has p's replica copied in full. It leaves the set first (rule 12).
 func (r *Resource) invalidate(p *peer) {
 	if !r.isPrimary() {
+		return
+	}
+	if p.inSet && planted.On(planted.InvalidateBeforeDrop) && p.phase == phaseFollowing && p.sync == syncIdle {
+		p.dirty.Mark(wholeDevice(r.meta.Size))
+		p.sync = syncBeginning
+		r.seq++
+		r.send(p, wire.Frame{Type: wire.ResyncBegin, Seq: r.seq, Msg: r.state()}, 0)
 		return
 	}
 	if p.inSet {

@@ -2,6 +2,7 @@ package replication
 
 import (
 	"github.com/lockstep-ha/lockstep/bitmap"
+	"github.com/lockstep-ha/lockstep/internal/planted"
 )
 
 // verifyRun is the range compared at once, in bytes: it is locked for one round trip.
@@ -79,6 +80,9 @@ func (r *Resource) verified(p *peer, i int32, d *Diff) {
 		}
 		off := ext.Off + b*bitmap.BlockSize
 		v.found.Mark(bitmap.Extent{Off: off, Len: 1})
+		if planted.On(planted.VerifyMarksDirty) {
+			p.mark(bitmap.Extent{Off: off, Len: 1})
+		}
 		v.status.Mismatches++
 		if len(v.status.First) < maxListed {
 			v.status.First = append(v.status.First, off)

@@ -2,6 +2,8 @@ package replication
 
 import (
 	"fmt"
+	"github.com/lockstep-ha/lockstep/internal/mark"
+	"github.com/lockstep-ha/lockstep/internal/planted"
 	"time"
 )
 
@@ -71,6 +73,10 @@ func (r *Resource) watchDisk() {
 		if !o.local || r.now-o.localAt <= r.cfg.DiskTimeout {
 			continue
 		}
+		if planted.On(planted.HungDiskServes) {
+			return
+		}
+		mark.Hit("disk-hangs")
 		r.failed = true
 		err := fmt.Errorf("an I/O on %v did not end within %v", o.ext, r.cfg.DiskTimeout)
 		r.emit(Action{Kind: ActDiskFailed, Err: err})

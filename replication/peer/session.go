@@ -125,12 +125,15 @@ func (s *Session) SendPacked(f *wire.Frame, p Packed) {
 		s.sendMessage(f, p)
 		return
 	}
+	if f.Msg != nil {
+		c := *f
+		panic("peer: " + c.String() + ": a message that its type does not carry")
+	}
 	if s.isClosed() {
 		p.Release()
 		return
 	}
 	g := *f
-	g.Msg = nil
 	g.Payload = uint32(p.raw)
 	if p.compressed {
 		g.Flags |= wire.FlagCompressed

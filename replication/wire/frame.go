@@ -15,26 +15,29 @@ const (
 	Trim             // acked: Extent reads as zeros and should be unmapped
 	Flush            // FlushAck answers: every frame before it is stable
 	Beacon           // BeaconAck answers: keeps the session and, Arg in nanoseconds, the lease
-	ResyncBegin      // ResyncReady answers: the target is durably Inconsistent
+	ResyncBegin      // Msg; ResyncReady answers: the target is durably Inconsistent
 	Copy             // acked: like Write, from resync, never from a client
 	CopyZeroes       // acked: like WriteZeroes, from resync
 	HashRequest      // HashReply answers: keyed hash of each block of Extent
-	JoinPrepare      // JoinReady answers: the target is durably UpToDate
+	JoinPrepare      // Msg; JoinReady answers: the target is durably UpToDate
+	Handover         // Msg.Node, Runs: blocks that Node lacks; HandoverDone answers the last part once they are durable
+	Settled          // Msg.Node holds what the primary holds: the bitmap kept for it is cleared
 	typePrimaryEnd
 )
 
 // Frames from a secondary to the primary.
 const (
-	Follow      Type = iota + 64 // Msg: answers Lead, after all Bits
-	Bits                         // Msg.Runs: blocks that the sender knows to differ, or suspects
-	Ack                          // Seq: every acked frame up to it is complete
-	FlushAck                     // Seq of the Flush it answers
-	BeaconAck                    // Seq of the Beacon it answers
-	ResyncReady                  // the target is durably Inconsistent
-	HashReply                    // Seq of the HashRequest; Payload: HashSize bytes a block
-	JoinReady                    // Seq of the JoinPrepare
-	Failed                       // Seq could not be applied: Arg is the errno; it is never acked
-	Refuse                       // either side. Msg.Reason: the session cannot go on; the sender closes it
+	Follow       Type = iota + 64 // Msg: answers Lead, after all Bits
+	Bits                          // Msg.Runs: blocks that the sender knows to differ, or suspects
+	Ack                           // Seq: every acked frame up to it is complete
+	FlushAck                      // Seq of the Flush it answers
+	BeaconAck                     // Seq of the Beacon it answers
+	ResyncReady                   // the target is durably Inconsistent
+	HashReply                     // Seq of the HashRequest; Payload: HashSize bytes a block
+	JoinReady                     // Seq of the JoinPrepare
+	Failed                        // Seq could not be applied: Arg is the errno; it is never acked
+	Refuse                        // either side. Msg.Reason: the session cannot go on; the sender closes it
+	HandoverDone                  // Seq of the Handover
 	typeSecondaryEnd
 )
 
@@ -83,6 +86,8 @@ type Message struct {
 	Coarse    bool     `json:"coarse,omitempty"`     // the runs come from whole regions, most blocks are equal
 	Runs      []byte   `json:"runs,omitempty"`       // run-length coded blocks, see package bitmap
 	Outside   []string `json:"outside,omitempty"`    // nodes outside the in-sync set, whose bitmaps the follower keeps
+	Node      string   `json:"node,omitempty"`       // whom a Handover or Settled is about
+	More      bool     `json:"more,omitempty"`       // further parts of this Handover follow
 	Reason    string   `json:"reason,omitempty"`     // a sentence for the operator
 }
 

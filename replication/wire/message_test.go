@@ -13,7 +13,7 @@ func fullMessage() *Message {
 	return &Message{
 		Version: math.MaxUint64, Lineage: []uint64{1, math.MaxUint64}, HashKey: make([]byte, 32),
 		SessionID: 1<<63 + 1, State: "UpToDate", Kept: true, Coarse: true, Runs: []byte{0, 1, 255},
-		Outside: []string{"c"}, Reason: "because",
+		Outside: []string{"c"}, Node: "d", More: true, Reason: "because",
 	}
 }
 

@@ -37,11 +37,13 @@ var kinds = [256]kind{
 	Trim:        {"trim", noBody},
 	Flush:       {"flush", noBody},
 	Beacon:      {"beacon", noBody},
-	ResyncBegin: {"resync-begin", noBody},
+	ResyncBegin: {"resync-begin", messageBody},
 	Copy:        {"copy", dataBody},
 	CopyZeroes:  {"copy-zeroes", noBody},
 	HashRequest: {"hash-request", noBody},
-	JoinPrepare: {"join-prepare", noBody},
+	JoinPrepare: {"join-prepare", messageBody},
+	Handover:    {"handover", messageBody},
+	Settled:     {"settled", messageBody},
 
 	Follow:      {"follow", messageBody},
 	Bits:        {"bits", messageBody},
@@ -53,6 +55,8 @@ var kinds = [256]kind{
 	JoinReady:   {"join-ready", noBody},
 	Failed:      {"failed", noBody},
 	Refuse:      {"refuse", messageBody},
+
+	HandoverDone: {"handover-done", noBody},
 }
 
 // String returns the name of t as the logs and docs/protocol.md write it.
