@@ -2,6 +2,7 @@ package quorum
 
 import (
 	"cmp"
+	"fmt"
 	"slices"
 )
 
@@ -40,7 +41,10 @@ func applyCreate(s *State, c *Command) (*State, error) {
 		if node.Witness {
 			return nil, refusef(ErrInvalid, "node %q is a witness: it holds no data", n.Node)
 		}
-		r.Replicas = append(r.Replicas, Replica{Node: n.Node, DataPath: n.DataPath, MetaPath: n.MetaPath, Direct: n.Direct})
+		if node.Gone {
+			return nil, refuseGone(n.Node)
+		}
+		r.Replicas = append(r.Replicas, Replica{Node: n.Node, DataPath: n.DataPath, MetaPath: n.MetaPath, Direct: n.Direct, Priority: n.Priority})
 	}
 	slices.SortFunc(r.Replicas, func(a, b Replica) int { return cmp.Compare(a.Node, b.Node) })
 	for j := range s.Resources {
@@ -111,13 +115,54 @@ func setPolicy(r *Resource, p *SetPolicy) error {
 	return nil
 }
 
-func applyAddNode(s *State, c *Command) (*State, error) {
+func setPriority(r *Resource, p *SetPriority) error {
+	rep := r.Replica(p.Node)
+	if rep == nil {
+		return refusef(ErrUnknown, "node %q has no replica of %q", p.Node, r.Name)
+	}
+	rep.Priority = p.Priority
+	return nil
+}
+
+// applyToNodes carries out what is about the nodes and their fences.
+func applyToNodes(s *State, c *Command) (*State, error) {
 	if err := atVersion(s, c); err != nil {
 		return nil, err
 	}
-	add := c.AddNode
-	if other := s.Voter(add.Node.VoterID); other != nil {
-		return nil, refusef(ErrExists, "voter id %x belongs to node %q", add.Node.VoterID, other.Name)
+	n, err := changeNodes(s, c)
+	if err != nil {
+		return nil, err
+	}
+	n.Version++
+	return n, nil
+}
+
+// changeNodes returns a new State, which nobody else sees yet.
+func changeNodes(s *State, c *Command) (*State, error) {
+	switch c.Kind() {
+	case KindAddNode:
+		return addNode(s, c.AddNode)
+	case KindRemoveNode:
+		return removeNode(s, c.RemoveNode.Name)
+	case KindNodeStarted:
+		return nodeStarted(s, c.NodeStarted)
+	case KindFenceRequested:
+		return fenceRequested(s, c.FenceRequested)
+	case KindFenceConfirmed:
+		f := c.FenceConfirmed
+		return fenceEnded(s, f.Target, f.Boot, f.ID, FenceProven, f.Proof)
+	case KindFenceFailed:
+		f := c.FenceFailed
+		return fenceEnded(s, f.Target, f.Boot, f.ID, FenceMissed, f.Text)
+	case KindUnfence:
+		return unfence(s, c.Unfence.Target)
+	}
+	panic(fmt.Sprintf("quorum: %s is not about nodes", c.Kind()))
+}
+
+func addNode(s *State, add *AddNode) (*State, error) {
+	if i := s.findVoter(add.Node.VoterID); i >= 0 {
+		return nil, refusef(ErrExists, "voter id %x belongs to node %q", add.Node.VoterID, s.Nodes[i].Name)
 	}
 	i, exists := s.findNode(add.Node.Name)
 	n := *s
@@ -131,6 +176,7 @@ func applyAddNode(s *State, c *Command) (*State, error) {
 	case exists:
 		n.Nodes = slices.Clone(s.Nodes)
 		n.Nodes[i] = add.Node
+		n.Nodes[i].Boot, n.Nodes[i].Process = s.Nodes[i].Boot, s.Nodes[i].Process
 	case add.Replaces != 0:
 		return nil, refusef(ErrUnknown, "there is no node %q to replace", add.Node.Name)
 	case len(s.Nodes) >= MaxNodes:
@@ -138,28 +184,26 @@ func applyAddNode(s *State, c *Command) (*State, error) {
 	default:
 		n.Nodes = insert(s.Nodes, i, add.Node)
 	}
-	n.Version++
 	return &n, nil
 }
 
-func applyRemoveNode(s *State, c *Command) (*State, error) {
-	if err := atVersion(s, c); err != nil {
-		return nil, err
-	}
-	i, ok := s.findNode(c.RemoveNode.Name)
+func removeNode(s *State, name string) (*State, error) {
+	i, ok := s.findNode(name)
 	if !ok {
-		return nil, refusef(ErrUnknown, "there is no node %q", c.RemoveNode.Name)
+		return nil, refusef(ErrUnknown, "there is no node %q", name)
 	}
 	for j := range s.Resources {
-		if s.Resources[j].Replica(c.RemoveNode.Name) != nil {
-			return nil, refusef(ErrInUse, "node %q has a replica of %q", c.RemoveNode.Name, s.Resources[j].Name)
+		if s.Resources[j].Replica(name) != nil {
+			return nil, refusef(ErrInUse, "node %q has a replica of %q", name, s.Resources[j].Name)
 		}
-	}
-	if len(s.Nodes) == 1 {
-		return nil, refusef(ErrInUse, "node %q is the last one", c.RemoveNode.Name)
 	}
 	n := *s
 	n.Nodes = remove(s.Nodes, i)
-	n.Version++
+	if !slices.ContainsFunc(n.Nodes, votes) {
+		return nil, refusef(ErrInUse, "node %q is the last one that votes", name)
+	}
+	if j, fenced := s.findFence(name); fenced {
+		n.Fences = remove(s.Fences, j)
+	}
 	return &n, nil
 }

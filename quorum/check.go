@@ -1,7 +1,6 @@
 package quorum
 
 import (
-	"fmt"
 	"slices"
 	"strings"
 )
@@ -26,10 +25,10 @@ func ValidName(s string) bool {
 func (c *Command) check() error {
 	k := c.Kind()
 	var f faults
-	switch k {
-	case KindNone:
+	switch {
+	case k == KindNone:
 		f.addf("a command has exactly one kind")
-	case KindAddNode, KindRemoveNode:
+	case k.aboutNodes():
 		if c.Resource != "" || c.ResourceID != 0 || c.Epoch != 0 {
 			f.addf("%s is about no resource", k)
 		}
@@ -41,7 +40,11 @@ func (c *Command) check() error {
 			f.addf("resource id 0")
 		}
 	}
-	c.checkBody(k, &f)
+	if k.aboutNodes() {
+		c.checkNodes(k, &f)
+	} else {
+		c.checkBody(k, &f)
+	}
 	return f.err()
 }
 
@@ -63,6 +66,19 @@ func (c *Command) checkBody(k Kind, f *faults) {
 	case KindPromote:
 		f.incumbent(c.Promote.Candidate)
 		f.nonZero("generation", c.Promote.Generation)
+		f.text("statement", c.Promote.Statement, MaxText)
+		if c.Promote.Statement != "" && !c.Promote.Operator {
+			f.addf("only an operator states that a primary is down")
+		}
+	case KindForcePromote:
+		f.incumbent(c.ForcePromote.Candidate)
+		f.nonZero("generation", c.ForcePromote.Generation)
+		f.down(c.ForcePromote.Down)
+	case KindSetPriority:
+		f.name("node", c.SetPriority.Node)
+		f.priority(c.SetPriority.Priority)
+	case KindPauseFailover:
+		f.text("text", c.PauseFailover.Text, MaxText)
 	case KindStepDown:
 		f.incumbent(c.StepDown.Incumbent)
 	case KindDropReplica:
@@ -78,10 +94,43 @@ func (c *Command) checkBody(k Kind, f *faults) {
 		f.size(c.Resize.SizeBytes)
 	case KindSetPolicy:
 		f.policy(c.SetPolicy.Policy)
+	}
+}
+
+func (c *Command) checkNodes(k Kind, f *faults) {
+	switch k {
 	case KindAddNode:
-		f.node(c.AddNode.Node)
+		n := c.AddNode.Node
+		f.node(n)
+		if n.Gone || n.Boot != "" || n.Process != 0 {
+			f.addf("a node is added by name, voter id, address and kind alone")
+		}
 	case KindRemoveNode:
 		f.name("node", c.RemoveNode.Name)
+	case KindNodeStarted:
+		f.name("node", c.NodeStarted.Node)
+		f.boot(c.NodeStarted.Boot)
+		f.nonZero("process", c.NodeStarted.Process)
+	case KindFenceRequested:
+		q := c.FenceRequested
+		f.fence(q.Target, q.Boot, q.ID)
+		f.name("node", q.Executor)
+		if q.Executor == q.Target {
+			f.addf("node %q does not turn itself off", clip(q.Target))
+		}
+	case KindFenceConfirmed:
+		q := c.FenceConfirmed
+		f.fence(q.Target, q.Boot, q.ID)
+		f.text("proof", q.Proof, MaxText)
+		if q.Proof == "" {
+			f.addf("a confirmation says what proves it")
+		}
+	case KindFenceFailed:
+		q := c.FenceFailed
+		f.fence(q.Target, q.Boot, q.ID)
+		f.text("text", q.Text, MaxText)
+	case KindUnfence:
+		f.name("node", c.Unfence.Target)
 	}
 }
 
@@ -96,6 +145,7 @@ func (p *CreateResource) check(f *faults) {
 		f.name("node", r.Node)
 		f.text("data path", r.DataPath, MaxPath)
 		f.text("metadata path", r.MetaPath, MaxPath)
+		f.priority(r.Priority)
 		if r.DataPath == "" {
 			f.addf("no data path on node %q", clip(r.Node))
 		}
@@ -145,10 +195,45 @@ func (f *faults) incumbent(i Incumbent) {
 	f.name("node", i.Node)
 	f.nonZero("instance", i.Instance)
 	f.nonZero("process", i.Process)
-	f.text("boot id", i.Boot, MaxName)
-	if i.Boot == "" {
+	f.boot(i.Boot)
+}
+
+func (f *faults) boot(id string) {
+	f.text("boot id", id, MaxName)
+	if id == "" {
 		f.addf("boot id is empty")
 	}
+}
+
+func (f *faults) fence(target, boot string, id uint64) {
+	f.name("node", target)
+	f.boot(boot)
+	f.nonZero("fence id", id)
+}
+
+func (f *faults) priority(p int) {
+	if p < -MaxPriority || p > MaxPriority {
+		f.addf("priority %d is not between -%d and %d", p, MaxPriority, MaxPriority)
+	}
+}
+
+func (f *faults) down(proofs []DownProof) {
+	if len(proofs) > MaxReplicas {
+		f.addf("%d nodes taken for down, more than %d", len(proofs), MaxReplicas)
+	}
+	names := make([]string, 0, len(proofs))
+	for _, d := range proofs {
+		f.name("node", d.Node)
+		f.text("statement", d.Text, MaxText)
+		switch {
+		case !d.Operator:
+			f.boot(d.Boot)
+		case d.Text == "" || d.Boot != "":
+			f.addf("an operator's word on %q is a statement, without a boot id", clip(d.Node))
+		}
+		names = append(names, d.Node)
+	}
+	f.distinct(names)
 }
 
 func (f *faults) nodes(names []string) {
@@ -184,79 +269,4 @@ func clip(s string) string {
 		return s[:MaxName] + "..."
 	}
 	return s
-}
-
-// Check verifies the invariants that one State can show. The error wraps ErrInvalid and lists
-// everything that is wrong.
-func (s *State) Check() error {
-	var f faults
-	f.name("cluster", s.Cluster)
-	f.nonZero("incarnation id", s.Incarnation.ID)
-	f.nonZero("incarnation counter", s.Incarnation.Counter)
-	f.nonZero("version", s.Version)
-	if len(s.Nodes) == 0 || len(s.Nodes) > MaxNodes {
-		f.addf("%d nodes, want 1 to %d", len(s.Nodes), MaxNodes)
-	}
-	voters := map[uint64]bool{}
-	for i, n := range s.Nodes {
-		f.node(n)
-		if voters[n.VoterID] {
-			f.addf("voter id %x is used twice", n.VoterID)
-		}
-		voters[n.VoterID] = true
-		if i > 0 && s.Nodes[i-1].Name >= n.Name {
-			f.addf("node %q is out of order or there twice", n.Name)
-		}
-	}
-	if len(s.Resources) > MaxResources {
-		f.addf("%d resources, more than %d", len(s.Resources), MaxResources)
-	}
-	for i := range s.Resources {
-		s.Resources[i].check(s, &f)
-		if i > 0 && s.Resources[i-1].Name >= s.Resources[i].Name {
-			f.addf("resource %q is out of order or there twice", s.Resources[i].Name)
-		}
-	}
-	return f.err()
-}
-
-func (r *Resource) check(s *State, f *faults) {
-	bad := func(format string, a ...any) { f.addf("resource %q: %s", clip(r.Name), fmt.Sprintf(format, a...)) }
-	f.name("resource", r.Name)
-	f.nonZero("resource id", r.ID)
-	f.nonZero("resource version", r.Version)
-	f.size(r.SizeBytes)
-	f.policy(r.Policy)
-	if len(r.Replicas) == 0 || len(r.Replicas) > MaxReplicas {
-		bad("%d replicas", len(r.Replicas))
-	}
-	for i, p := range r.Replicas {
-		if n := s.Node(p.Node); n == nil || n.Witness {
-			bad("replica on %q, which is no data node", p.Node)
-		}
-		if i > 0 && r.Replicas[i-1].Node >= p.Node {
-			bad("replica on %q is out of order or there twice", p.Node)
-		}
-		if p.InSet && p.Instance == 0 {
-			bad("%q is in the set without an instance", p.Node)
-		}
-	}
-	if (r.Epoch > 0) != (len(r.Lineage) > 0) {
-		bad("epoch %d with %d generations", r.Epoch, len(r.Lineage))
-	}
-	if r.Epoch > 0 && !r.Deleted && len(r.Set()) == 0 {
-		bad("the in-sync set is empty")
-	}
-	if len(r.Lineage) > MaxLineage || slices.Contains(r.Lineage, 0) {
-		bad("lineage of %d is too long or holds a 0", len(r.Lineage))
-	}
-	if r.Primary.None() {
-		return
-	}
-	switch p := r.Replica(r.Primary.Node); {
-	case p == nil || !p.InSet || p.Instance != r.Primary.Instance:
-		bad("its primary %s is not in the set", r.Primary)
-	case r.Epoch == 0 || r.Deleted:
-		bad("it has a primary, epoch %d, deleted %t", r.Epoch, r.Deleted)
-	}
 }

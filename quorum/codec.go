@@ -12,7 +12,7 @@ import (
 //
 // # Changes
 //
-//   - 1: first.
+//   - 1: first. Nothing was released with it yet, so fields are still added to it.
 const FormatVersion = 1
 
 // MaxCommand is the largest encoded command, in bytes.

@@ -50,6 +50,14 @@ func TestCommandCodec_RoundTripOfEveryKind(t *testing.T) {
 		x.on(func(c *Command) { c.Hold = &Hold{On: true} }),
 		{Version: 9, AddNode: &AddNode{Node: Node{Name: "n", VoterID: 1<<64 - 1, Addr: "a:1"}, Replaces: 3}},
 		{Version: 9, RemoveNode: &RemoveNode{Name: "n"}},
+		x.force(inc("B", 1), 0, word("A")),
+		x.on(func(c *Command) { c.SetPriority = &SetPriority{Node: "A", Priority: -3} }),
+		x.on(func(c *Command) { c.PauseFailover = &PauseFailover{On: true, Text: "moving racks"} }),
+		{Version: 9, NodeStarted: &NodeStarted{Node: "n", Boot: "b", Process: 4}},
+		{Version: 9, FenceRequested: &FenceRequested{Target: "n", Boot: "b", Executor: "m", ID: 4}},
+		{Version: 9, FenceConfirmed: &FenceConfirmed{Target: "n", Boot: "b", ID: 4, Proof: "status: off"}},
+		{Version: 9, FenceFailed: &FenceFailed{Target: "n", Boot: "b", ID: 4, Text: "no answer"}},
+		{Version: 9, Unfence: &Unfence{Target: "n"}},
 	}
 	seen := map[Kind]bool{}
 	for _, c := range cmds {
@@ -87,9 +95,44 @@ func TestStateCodec_RoundTripAndRefusals(t *testing.T) {
 	}
 }
 
+func TestStateCheck_NamesWhatIsWrong(t *testing.T) {
+	fence := Fence{Target: "A", Boot: "b", Executor: "B", ID: 1, Phase: FenceAsked}
+	for name, tc := range map[string]struct {
+		f    func(s *State, r *Resource)
+		says string
+	}{
+		"nobody votes":       {func(s *State, _ *Resource) { s.Nodes[0].Gone, s.Nodes[1].Gone, s.Nodes[2].Gone = true, true, true }, "no node votes"},
+		"boot alone":         {func(s *State, _ *Resource) { s.Nodes[0].Boot = "b" }, "with process 0"},
+		"statement":          {func(s *State, _ *Resource) { s.Statement = "a\nb" }, "statement"},
+		"fence of nobody":    {func(s *State, _ *Resource) { f := fence; f.Target = "Z"; s.Fences = []Fence{f} }, `fence of "Z"`},
+		"fence of itself":    {func(s *State, _ *Resource) { f := fence; f.Executor = "A"; s.Fences = []Fence{f} }, `fence of "A" by "A"`},
+		"fence twice":        {func(s *State, _ *Resource) { s.Fences = []Fence{fence, fence} }, "there twice"},
+		"unknown phase":      {func(s *State, _ *Resource) { f := fence; f.Phase = "x"; s.Fences = []Fence{f} }, `is "x"`},
+		"both shoot":         {func(s *State, _ *Resource) { f := fence; f.Target, f.Executor = "B", "A"; s.Fences = []Fence{fence, f} }, "to be turned off itself"},
+		"priority":           {func(_ *State, r *Resource) { r.Replicas[0].Priority = 2000 }, "priority"},
+		"paused text":        {func(_ *State, r *Resource) { r.PausedText = "\x01" }, "paused text"},
+		"known nobody":       {func(_ *State, r *Resource) { r.Primary, r.PrimaryKnown = Incumbent{}, true }, "but known"},
+		"end of nothing":     {func(_ *State, r *Resource) { r.LastEnd = EndStepDown }, "last primary"},
+		"end of what":        {func(_ *State, r *Resource) { r.LastEnd = "x" }, `ended as "x"`},
+		"epoch without end":  {func(_ *State, r *Resource) { r.LastEpoch = 1 }, "nothing says"},
+		"forced later":       {func(_ *State, r *Resource) { r.Forced = []Forced{{Epoch: 9}} }, "out of order"},
+		"forced often":       {func(_ *State, r *Resource) { r.Forced = make([]Forced, MaxForced+1) }, "forced promotions"},
+		"cut more than told": {func(_ *State, r *Resource) { r.Forced = []Forced{{Epoch: 1, Cut: []uint64{1, 2}, CutCount: 1}} }, "shows 2"},
+	} {
+		t.Run(name, func(t *testing.T) {
+			x := started(t, "A", "B")
+			tc.f(x.s, x.r0())
+			if err := x.s.Check(); !errors.Is(err, ErrInvalid) || !strings.Contains(err.Error(), tc.says) {
+				t.Errorf("%v does not say %q", err, tc.says)
+			}
+		})
+	}
+}
+
 func FuzzDecodeCommand(f *testing.F) {
 	x := started(f, "A", "B")
-	for _, c := range []Command{x.createCmd("A", "A", "B"), x.promote(inc("B", 1)), x.drop("B"), x.noOp()} {
+	for _, c := range []Command{x.createCmd("A", "A", "B"), x.promote(inc("B", 1)), x.drop("B"), x.noOp(),
+		x.force(inc("B", 1), x.r0().Lineage[0], word("A")), x.request("A", "W", 5), x.startedCmd("A", "b2", 7)} {
 		b, err := EncodeCommand(c)
 		if err != nil {
 			f.Fatal(err)
@@ -140,7 +183,7 @@ func TestPurity_NoClockNoIONoRandomness(t *testing.T) {
 		t.Fatal(err)
 	}
 	allowed := map[string]bool{"bytes": true, "cmp": true, "encoding/json": true, "errors": true, "fmt": true,
-		"io": true, "slices": true, "strings": true}
+		"io": true, "slices": true, "strings": true, "github.com/lockstep-ha/lockstep/internal/planted": true}
 	for _, e := range files {
 		if !strings.HasSuffix(e.Name(), ".go") || strings.HasSuffix(e.Name(), "_test.go") {
 			continue

@@ -7,7 +7,7 @@ import "fmt"
 //
 // About a resource: Resource, ResourceID, Epoch and Version are copied from the record that
 // the proposer decided on, and any difference is a refusal with ErrStale (or ErrUnknown, when
-// the id is another one). About the catalogue (CreateResource, AddNode, RemoveNode): Version is
+// the id is another one). About the catalogue (CreateResource, nodes, fences): Version is
 // State.Version; CreateResource names the new resource in Resource and ResourceID; the rest is
 // zero.
 type Command struct {
@@ -29,8 +29,17 @@ type Command struct {
 	SetPolicy       *SetPolicy       `json:"set_policy,omitempty"`
 	Hold            *Hold            `json:"hold,omitempty"`
 	NoOp            *NoOp            `json:"no_op,omitempty"`
-	AddNode         *AddNode         `json:"add_node,omitempty"`
-	RemoveNode      *RemoveNode      `json:"remove_node,omitempty"`
+	ForcePromote    *ForcePromote    `json:"force_promote,omitempty"`
+	SetPriority     *SetPriority     `json:"set_priority,omitempty"`
+	PauseFailover   *PauseFailover   `json:"pause_failover,omitempty"`
+
+	AddNode        *AddNode        `json:"add_node,omitempty"`
+	RemoveNode     *RemoveNode     `json:"remove_node,omitempty"`
+	NodeStarted    *NodeStarted    `json:"node_started,omitempty"`
+	FenceRequested *FenceRequested `json:"fence_requested,omitempty"`
+	FenceConfirmed *FenceConfirmed `json:"fence_confirmed,omitempty"`
+	FenceFailed    *FenceFailed    `json:"fence_failed,omitempty"`
+	Unfence        *Unfence        `json:"unfence,omitempty"`
 }
 
 // Kind tells what a Command asks for.
@@ -52,14 +61,27 @@ const (
 	KindSetPolicy
 	KindHold
 	KindNoOp
+	KindForcePromote
+	KindSetPriority
+	KindPauseFailover
 	KindAddNode
 	KindRemoveNode
+	KindNodeStarted
+	KindFenceRequested
+	KindFenceConfirmed
+	KindFenceFailed
+	KindUnfence
 	kindEnd
 )
 
 var kindNames = [kindEnd]string{"none", "create-resource", "register-replica", "replica-error",
 	"delete-resource", "resource-gone", "promote", "step-down", "drop-replica", "join-replica",
-	"resize", "set-policy", "hold", "no-op", "add-node", "remove-node"}
+	"resize", "set-policy", "hold", "no-op", "force-promote", "set-priority", "pause-failover",
+	"add-node", "remove-node", "node-started", "fence-requested", "fence-confirmed", "fence-failed",
+	"unfence"}
+
+// aboutNodes reports whether k is about the nodes of the catalogue and names no resource.
+func (k Kind) aboutNodes() bool { return k >= KindAddNode && k < kindEnd }
 
 func (k Kind) String() string {
 	if k < kindEnd {
@@ -83,6 +105,7 @@ type NewReplica struct {
 	DataPath string `json:"data_path"`
 	MetaPath string `json:"meta_path,omitempty"`
 	Direct   bool   `json:"direct,omitempty"`
+	Priority int    `json:"priority,omitempty"` // see Replica.Priority
 }
 
 // RegisterReplica reports that Node has made the metadata of its replica. Before the first
@@ -118,6 +141,43 @@ type Promote struct {
 	TakeOver   bool      `json:"take_over,omitempty"` // replaces the recorded primary, which may be an earlier process of the same node
 	Operator   bool      `json:"operator,omitempty"`  // an operator asked for it: a hold is lifted
 	Unclean    bool      `json:"unclean,omitempty"`   // the candidate is unclean and was chosen knowingly (rule 9)
+	// Statement is an operator's word that the recorded primary is down, which stands for a fence
+	// where the policy asks for one; "" is none.
+	Statement string `json:"statement,omitempty"`
+}
+
+// ForcePromote makes Candidate the primary of NewEpoch and the only member of the set, whatever
+// the set was: an operator's last resort. What the others hold beyond Fork is given up.
+type ForcePromote struct {
+	Candidate  Incumbent `json:"candidate"`
+	NewEpoch   uint64    `json:"new_epoch"`  // above Command.Epoch and every epoch that a reachable replica persisted
+	Generation uint64    `json:"generation"` // random, not 0, appended to the lineage behind Fork
+	// Fork is the newest generation that the candidate's replica really holds; 0: none. The lineage
+	// is cut behind it, so that a replica that holds more is no prefix any longer.
+	Fork uint64 `json:"fork"`
+	// Down names every other member of the set, and the recorded primary unless it is on the
+	// candidate's own node, and says why each is taken for down.
+	Down []DownProof `json:"down,omitempty"`
+}
+
+// DownProof says why a node is taken for down: a confirmed fence of Boot, or an operator's word.
+type DownProof struct {
+	Node     string `json:"node"`
+	Boot     string `json:"boot,omitempty"`     // kernel boot id; "" with an operator's word
+	Operator bool   `json:"operator,omitempty"` // no fence, but a statement
+	Text     string `json:"text,omitempty"`     // of the operator; not "" then
+}
+
+// SetPriority changes the priority of the replica on Node.
+type SetPriority struct {
+	Node     string `json:"node"`
+	Priority int    `json:"priority"`
+}
+
+// PauseFailover sets or lifts an operator's pause: while it is on, only an operator promotes.
+type PauseFailover struct {
+	On   bool   `json:"on"`
+	Text string `json:"text,omitempty"` // why, for the next operator
 }
 
 // StepDown ends the primary's role. It has stopped serving before it proposes this, and never
@@ -166,7 +226,8 @@ type Hold struct {
 // NoOp only raises the version, so that an older proposal of unknown outcome can never apply.
 type NoOp struct{}
 
-// AddNode adds a node, or gives a known one the voter id of its new ledger file.
+// AddNode adds a node, or gives a known one the voter id of its new ledger file. Gone, Boot and
+// Process of Node are not for the proposer to say: they are zero.
 type AddNode struct {
 	Node Node `json:"node"`
 	// Replaces is the voter id that the node of that name has now; 0 when the node is new.
@@ -176,6 +237,45 @@ type AddNode struct {
 // RemoveNode removes a node that holds no replica.
 type RemoveNode struct {
 	Name string `json:"name"`
+}
+
+// NodeStarted registers a process of Node that has just started. It ends a fence of an earlier
+// boot. A node proposes it before anything else that names its boot or process.
+type NodeStarted struct {
+	Node    string `json:"node"`
+	Boot    string `json:"boot"`
+	Process uint64 `json:"process"`
+}
+
+// FenceRequested asks Executor to turn Target off, which runs in Boot. Nobody but the executor
+// of an applied request fires.
+type FenceRequested struct {
+	Target   string `json:"target"`
+	Boot     string `json:"boot"`
+	Executor string `json:"executor"` // not Target
+	ID       uint64 `json:"id"`       // random, not 0
+}
+
+// FenceConfirmed records that Target was seen to be off, as the request with that ID asked.
+type FenceConfirmed struct {
+	Target string `json:"target"`
+	Boot   string `json:"boot"`
+	ID     uint64 `json:"id"`
+	Proof  string `json:"proof"` // what showed it, for the operator; not ""
+}
+
+// FenceFailed records that the request with that ID proved nothing. A fence that timed out has
+// failed, whatever it may have done.
+type FenceFailed struct {
+	Target string `json:"target"`
+	Boot   string `json:"boot"`
+	ID     uint64 `json:"id"`
+	Text   string `json:"text"` // why, for the operator
+}
+
+// Unfence removes what is recorded about a fence of Target, for an operator who knows better.
+type Unfence struct {
+	Target string `json:"target"`
 }
 
 // present tells, by kind, which of the pointer fields are set.
@@ -194,8 +294,16 @@ func (c *Command) present() [kindEnd]bool {
 		KindSetPolicy:       c.SetPolicy != nil,
 		KindHold:            c.Hold != nil,
 		KindNoOp:            c.NoOp != nil,
+		KindForcePromote:    c.ForcePromote != nil,
+		KindSetPriority:     c.SetPriority != nil,
+		KindPauseFailover:   c.PauseFailover != nil,
 		KindAddNode:         c.AddNode != nil,
 		KindRemoveNode:      c.RemoveNode != nil,
+		KindNodeStarted:     c.NodeStarted != nil,
+		KindFenceRequested:  c.FenceRequested != nil,
+		KindFenceConfirmed:  c.FenceConfirmed != nil,
+		KindFenceFailed:     c.FenceFailed != nil,
+		KindUnfence:         c.Unfence != nil,
 	}
 }
 

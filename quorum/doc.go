@@ -22,12 +22,30 @@
 // Commands about one resource carry Command.Version = Resource.Version. Commands about the
 // catalogue (nodes, creation of resources) carry Command.Version = State.Version.
 //
+// # Who is down
+//
+// A node that starts registers its boot and process (NodeStarted). A fence is about one boot: it is
+// requested, naming who may fire, and then confirmed or failed, and it ends when the node registers
+// another boot. From both, and from how a role ended, State answers what others ask of it:
+// ProvenDown, PrimaryOver (may it be replaced under a policy that wants a proof?) and Released (is
+// what was promised to the primary of an epoch void?). An operator's statement is a reason to go on,
+// and is recorded as one, but it proves nothing: it releases no promise.
+//
+// # Force
+//
+// ForcePromote gives up what the other members hold. It cuts the lineage where the candidate's
+// replica really stood, so that nobody who went on from there can be taken for a mere laggard, and
+// leaves a record of both timelines. Reincarnate opens a ledger that lost its majority anew, with one
+// voter; it changes who votes and nothing about who holds what.
+//
 // # Invariants
 //
 //   - An in-sync set that once had a member never becomes empty.
 //   - Epochs and versions never go back; an epoch has at most one primary.
 //   - The recorded primary is in the set, and its instance is the one that the set names.
-//   - Lineage only grows at its end; its oldest ids are cut beyond MaxLineage, and counted.
+//   - Lineage only grows at its end, but for ForcePromote, which cuts newer ids and records them;
+//     its oldest ids are cut beyond MaxLineage, and counted.
+//   - No node that is asked to turn another one off is itself to be turned off.
 //   - A record that is deleted never comes back to life; its name is free once all is gone.
 //
 // State.Check verifies what can be seen in one State; DecodeState calls it.
@@ -40,6 +58,8 @@
 // # What is not here
 //
 // Raft, storage and time are in quorum/ledger. Whether a proposal is wise (who is fit, whose
-// lease has run out, which bitmaps were handed over) is decided before it is proposed; Apply
-// checks again only what the record itself can show.
+// lease has run out, which bitmaps were handed over, what a forced replica holds) is decided before
+// it is proposed, a failover by quorum/coordinator; Apply checks again only what the record itself
+// can show. A witness is a node like any other here: how two voters go on when one is lost is decided
+// in quorum/voter, and Reincarnate only writes it down.
 package quorum

@@ -139,3 +139,46 @@ func started(t testing.TB, dataNodes ...string) *script {
 	x.must(x.promote(inc(dataNodes[0], 1)))
 	return x
 }
+
+// force proposes who as the only member, with a replica that holds the history up to fork.
+func (x *script) force(who Incumbent, fork uint64, down ...DownProof) Command {
+	return x.on(func(c *Command) {
+		c.ForcePromote = &ForcePromote{Candidate: who, NewEpoch: c.Epoch + 1, Generation: x.gen(), Fork: fork, Down: down}
+	})
+}
+
+// word is an operator's statement that node is down.
+func word(node string) DownProof {
+	return DownProof{Node: node, Operator: true, Text: "I unplugged " + node}
+}
+
+// shot is a reference to the fence of node in the boot that tests give it.
+func shot(node string) DownProof { return DownProof{Node: node, Boot: "boot-" + node} }
+
+func (x *script) request(target, executor string, id uint64) Command {
+	return Command{Version: x.s.Version, FenceRequested: &FenceRequested{Target: target, Boot: "boot-" + target, Executor: executor, ID: id}}
+}
+
+func (x *script) confirm(target string, id uint64) Command {
+	return Command{Version: x.s.Version, FenceConfirmed: &FenceConfirmed{Target: target, Boot: "boot-" + target, ID: id, Proof: "status: off"}}
+}
+
+func (x *script) miss(target string, id uint64) Command {
+	return Command{Version: x.s.Version, FenceFailed: &FenceFailed{Target: target, Boot: "boot-" + target, ID: id, Text: "timed out"}}
+}
+
+func (x *script) startedCmd(node, boot string, process uint64) Command {
+	return Command{Version: x.s.Version, NodeStarted: &NodeStarted{Node: node, Boot: boot, Process: process}}
+}
+
+// fence turns target off for good.
+func (x *script) fence(target string, id uint64) {
+	x.Helper()
+	x.must(x.request(target, "W", id))
+	x.must(x.confirm(target, id))
+}
+
+func (x *script) setPolicy(p Policy) {
+	x.Helper()
+	x.must(x.on(func(c *Command) { c.SetPolicy = &SetPolicy{Policy: p} }))
+}

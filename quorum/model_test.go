@@ -57,6 +57,10 @@ func (m *model) compare(c Command, before, next *State) {
 	if next.Version < before.Version {
 		m.Fatalf("%s: catalogue version went back", &c)
 	}
+	if c.Kind().aboutNodes() && (next.Version != before.Version+1 || &next.Resources[0] != &before.Resources[0]) {
+		m.Fatalf("%s: version %d after %d, or it changed a resource", &c, next.Version, before.Version)
+	}
+	m.compareFences(c, before, next)
 	for i := range before.Resources {
 		old := &before.Resources[i]
 		now := next.Find(old.Name)
@@ -75,17 +79,75 @@ func (m *model) compare(c Command, before, next *State) {
 		if len(old.Set()) > 0 && len(now.Set()) == 0 && !now.Deleted {
 			m.Fatalf("%s emptied the set", &c)
 		}
+		if c.ForcePromote != nil {
+			m.compareForced(c, before, old, now)
+			continue
+		}
 		if len(now.Lineage) < len(old.Lineage) || !slices.Equal(now.Lineage[:len(old.Lineage)], old.Lineage) {
 			m.Fatalf("%s: lineage %v is no continuation of %v", &c, now.Lineage, old.Lineage)
 		}
 		if now.Epoch == old.Epoch && !old.Primary.None() && !now.Primary.None() && now.Primary != old.Primary {
 			m.Fatalf("%s: two primaries in epoch %d", &c, now.Epoch)
 		}
+		if p := c.Promote; p != nil && now.Version != old.Version {
+			other := !old.Primary.None() && old.Primary.Node != p.Candidate.Node
+			if other && old.Policy.needsProof() && !before.PrimaryOver(old) && p.Statement == "" {
+				m.Fatalf("%s replaced %s without a proof", &c, old.Primary)
+			}
+			if (old.Hold || old.Paused || old.Policy.Failover == FailoverManual) && !p.Operator {
+				m.Fatalf("%s was not an operator's", &c)
+			}
+			if other && next.Released(now, old.Epoch) && !before.ProvenDown(old.Primary.Node, old.Primary.Boot) {
+				m.Fatalf("%s released the promise to %s", &c, old.Primary)
+			}
+		}
 		for _, p := range now.Replicas { // the set grows only by what may grow it
 			o := old.Replica(p.Node)
 			if p.InSet && !o.InSet && c.JoinReplica == nil && (c.RegisterReplica == nil || old.Epoch > 0) {
 				m.Fatalf("%s took %s into the set", &c, p.Node)
 			}
+		}
+	}
+}
+
+// compareForced: the history was cut at the fork, what was cut is recorded, the candidate is alone,
+// and there was a reason for each other member and for the primary.
+func (m *model) compareForced(c Command, before *State, old, now *Resource) {
+	if now.Version == old.Version {
+		return // about another resource
+	}
+	f := c.ForcePromote
+	keep := slices.Index(old.Lineage, f.Fork) + 1
+	if want := append(slices.Clone(old.Lineage[:keep]), f.Generation); !slices.Equal(now.Lineage, want) {
+		m.Fatalf("%s: lineage %v, want %v", &c, now.Lineage, want)
+	}
+	if last := now.Forced[len(now.Forced)-1]; !slices.Equal(last.Cut, old.Lineage[keep:]) {
+		m.Fatalf("%s: recorded as cut %v, lineage was %v", &c, last.Cut, old.Lineage)
+	}
+	if got := now.Set(); !slices.Equal(got, []string{f.Candidate.Node}) {
+		m.Fatalf("%s: set %v", &c, got)
+	}
+	for _, p := range old.Replicas {
+		if p.Node == f.Candidate.Node || !p.InSet && p.Node != old.Primary.Node {
+			continue
+		}
+		i := slices.IndexFunc(f.Down, func(d DownProof) bool { return d.Node == p.Node })
+		if i < 0 || !f.Down[i].Operator && !before.ProvenDown(p.Node, f.Down[i].Boot) {
+			m.Fatalf("%s: nothing says that %s is down", &c, p.Node)
+		}
+	}
+}
+
+// compareFences: a proof appears by a confirmation of the request that was open, and by nothing else.
+func (m *model) compareFences(c Command, before, next *State) {
+	for _, f := range next.Fences {
+		old := before.Fence(f.Target)
+		if f.Phase != FenceProven || old != nil && *old == f {
+			continue
+		}
+		q := c.FenceConfirmed
+		if q == nil || old == nil || old.Phase != FenceAsked || old.ID != q.ID || old.Boot != q.Boot || f.Executor != old.Executor {
+			m.Fatalf("%s: fence %+v after %+v", &c, f, old)
 		}
 	}
 }
@@ -103,7 +165,10 @@ func (m *model) incumbent(r *Resource) Incumbent {
 
 func (m *model) candidate(r *Resource) Incumbent {
 	n := m.node()
-	i := Incumbent{Node: n, Instance: 1, Boot: "b", Process: rapid.Uint64Range(1, 3).Draw(m.T, "process")}
+	i := Incumbent{Node: n, Instance: 1, Boot: m.boot(), Process: rapid.Uint64Range(1, 3).Draw(m.T, "process")}
+	if k := m.s.Node(n); k.Process != 0 && rapid.IntRange(0, 4).Draw(m.T, "registered") > 0 {
+		i.Boot, i.Process = k.Boot, k.Process
+	}
 	if p := r.Replica(n); p != nil && p.Instance != 0 {
 		i.Instance = p.Instance
 	}
@@ -117,6 +182,7 @@ func (m *model) draw() Command {
 	r := m.s.Find(name)
 	if r == nil {
 		p := &CreateResource{SizeBytes: gib}
+		p.Policy.Fencing = rapid.SampledFrom([]FencingMode{"", FencingStonith}).Draw(m.T, "fencing")
 		if rapid.Bool().Draw(m.T, "source") {
 			p.Source = "A"
 		}
@@ -125,14 +191,20 @@ func (m *model) draw() Command {
 		}
 		return Command{Resource: name, ResourceID: m.gen, Version: m.s.Version, CreateResource: p}
 	}
+	if rapid.IntRange(0, 3).Draw(m.T, "about nodes") == 0 {
+		return m.drawNodes()
+	}
 	c := On(r)
 	yes := func(what string) bool { return rapid.IntRange(0, 3).Draw(m.T, what) == 0 }
-	switch rapid.IntRange(0, 13).Draw(m.T, "kind") {
+	switch rapid.IntRange(0, 17).Draw(m.T, "kind") {
 	case 0, 1, 2:
 		c.RegisterReplica = &RegisterReplica{Node: m.node(), Instance: m.gen}
 	case 3, 4:
 		c.Promote = &Promote{Candidate: m.candidate(r), NewEpoch: r.Epoch + 1, Generation: m.gen,
 			TakeOver: yes("takeover"), Operator: yes("operator")}
+		if c.Promote.Operator && yes("word") {
+			c.Promote.Statement = "it is off"
+		}
 	case 5:
 		c.StepDown = &StepDown{Incumbent: m.incumbent(r), Failed: yes("failed"), Hold: yes("hold")}
 	case 6, 7:
@@ -154,8 +226,61 @@ func (m *model) draw() Command {
 		} else {
 			c.Resize = &Resize{Incumbent: m.incumbent(r), SizeBytes: r.SizeBytes + SizeUnit}
 		}
+	case 13, 14:
+		f := &ForcePromote{Candidate: m.candidate(r), NewEpoch: r.Epoch + 1, Generation: m.gen}
+		if len(r.Lineage) > 0 && !yes("from nothing") {
+			f.Fork = rapid.SampledFrom(r.Lineage).Draw(m.T, "fork")
+		}
+		for _, n := range []string{"A", "B", "C"} {
+			if d := (DownProof{Node: n, Operator: true, Text: "it is off"}); !yes("forgotten") && n != f.Candidate.Node {
+				if yes("fenced") {
+					d = DownProof{Node: n, Boot: m.boot()}
+				}
+				f.Down = append(f.Down, d)
+			}
+		}
+		c.ForcePromote = f
+	case 15:
+		p := Policy{}
+		p.Fencing = rapid.SampledFrom([]FencingMode{"", FencingLease, FencingStonith, FencingManual}).Draw(m.T, "fencing")
+		p.Failover = rapid.SampledFrom([]FailoverMode{"", FailoverAuto, FailoverAuto, FailoverManual}).Draw(m.T, "failover")
+		c.SetPolicy = &SetPolicy{Policy: p}
+	case 16:
+		if yes("pause") {
+			c.PauseFailover = &PauseFailover{On: yes("on"), Text: "x"}
+		} else {
+			c.SetPriority = &SetPriority{Node: m.node(), Priority: int(m.gen % 5)}
+		}
 	default:
 		c.ResourceGone = &ResourceGone{Nodes: []string{m.node()}}
+	}
+	return c
+}
+
+func (m *model) boot() string { return rapid.SampledFrom([]string{"b1", "b2"}).Draw(m.T, "boot") }
+
+// drawNodes draws a command about the nodes and their fences.
+func (m *model) drawNodes() Command {
+	c := Command{Version: m.s.Version}
+	target := m.node()
+	f := Fence{Boot: m.boot(), ID: m.gen}
+	if old := m.s.Fence(target); old != nil && rapid.IntRange(0, 4).Draw(m.T, "the open one") > 0 {
+		f = *old
+	} else if n := m.s.Node(target); n.Boot != "" && rapid.IntRange(0, 2).Draw(m.T, "its boot") > 0 {
+		f.Boot = n.Boot
+	}
+	switch rapid.IntRange(0, 6).Draw(m.T, "kind about nodes") {
+	case 0:
+		c.NodeStarted = &NodeStarted{Node: target, Boot: m.boot(), Process: rapid.Uint64Range(1, 3).Draw(m.T, "process")}
+	case 1, 2:
+		executor := rapid.SampledFrom([]string{"A", "B", "C", "W"}).Draw(m.T, "executor")
+		c.FenceRequested = &FenceRequested{Target: target, Boot: f.Boot, Executor: executor, ID: m.gen}
+	case 3, 4:
+		c.FenceConfirmed = &FenceConfirmed{Target: target, Boot: f.Boot, ID: f.ID, Proof: "off"}
+	case 5:
+		c.FenceFailed = &FenceFailed{Target: target, Boot: f.Boot, ID: f.ID}
+	default:
+		c.Unfence = &Unfence{Target: target}
 	}
 	return c
 }

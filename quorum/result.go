@@ -22,6 +22,8 @@ var (
 	ErrHold          = errors.New("held by an operator")
 	ErrNotRegistered = errors.New("not all replicas have registered")
 	ErrInUse         = errors.New("still in use")
+	ErrFenced        = errors.New("the node is being fenced, or is recorded as down")
+	ErrNotFenced     = errors.New("not proven to be down")
 )
 
 // Code is the outcome of a command, in a form that travels.
@@ -45,12 +47,14 @@ const (
 	CodeHold
 	CodeNotRegistered
 	CodeInUse
+	CodeFenced
+	CodeNotFenced
 	codeEnd
 )
 
 var codeErrs = [codeEnd]error{nil, ErrInvalid, ErrUnknown, ErrExists, ErrStale, ErrDeleted,
 	ErrNotPrimary, ErrPrimary, ErrNotInSet, ErrInSet, ErrLastMember, ErrInstance, ErrFailed,
-	ErrHold, ErrNotRegistered, ErrInUse}
+	ErrHold, ErrNotRegistered, ErrInUse, ErrFenced, ErrNotFenced}
 
 func (c Code) String() string {
 	switch {

@@ -16,6 +16,9 @@ const (
 	MaxPath      = 4096    // bytes of a path
 	MaxText      = 1024    // bytes of an address or of an error text
 	MaxSizeBytes = 1 << 60 // bytes of a device
+	MaxPriority  = 1000    // of a replica, either sign
+	MaxForced    = 8       // forced promotions kept for a resource
+	MaxForcedCut = 256     // cut generation ids kept for one of them
 	SizeUnit     = 4 << 10 // a device is a whole number of these, in bytes
 )
 
@@ -26,6 +29,10 @@ type State struct {
 	Version     uint64      `json:"version"`   // raised by every applied command about the catalogue
 	Nodes       []Node      `json:"nodes"`     // sorted by name
 	Resources   []Resource  `json:"resources"` // sorted by name
+	// Fences holds at most one fence of each node, sorted by target: the newest.
+	Fences []Fence `json:"fences,omitempty"`
+	// Statement says who opened this incarnation by force, and why; "" for the first one.
+	Statement string `json:"statement,omitempty"`
 }
 
 // Incarnation tells one ledger of a cluster from another one that was opened after it by force
@@ -43,6 +50,13 @@ type Node struct {
 	VoterID uint64 `json:"voter_id"` // made with the node's ledger file; a name alone never votes
 	Addr    string `json:"addr"`     // host:port of its transport
 	Witness bool   `json:"witness"`  // votes and holds no data
+	// Gone: it was left behind when this incarnation was opened. It keeps the voter id that it
+	// had, which votes no longer; AddNode with its new ledger file's id takes it in again.
+	Gone bool `json:"gone,omitempty"`
+	// Boot and Process are those that the node registered with its newest start; "" and 0 if it
+	// never did.
+	Boot    string `json:"boot,omitempty"`
+	Process uint64 `json:"process,omitempty"`
 }
 
 // Incumbent names one primary exactly: not the node, but the replica instance on it, the boot
@@ -74,6 +88,7 @@ type Replica struct {
 	InSet    bool   `json:"in_set"`    // member of the in-sync set
 	Failed   bool   `json:"failed"`    // its disk failed; only a new instance heals that (rule 13)
 	Error    string `json:"error"`     // what the node last reported, for the operator; "" is none
+	Priority int    `json:"priority"`  // of those equally fit the highest is promoted; default 0
 }
 
 // Resource is the record of one replicated device.
@@ -85,7 +100,13 @@ type Resource struct {
 
 	Epoch       uint64    `json:"epoch"`        // 0 before the first promotion
 	Primary     Incumbent `json:"primary"`      // zero when none
-	LastPrimary Incumbent `json:"last_primary"` // who served last, for status; zero when none ever did
+	LastPrimary Incumbent `json:"last_primary"` // who served last; zero when none ever did
+	// LastEpoch is the epoch of LastPrimary and LastEnd how its role ended. See State.Released.
+	LastEpoch uint64  `json:"last_epoch"`
+	LastEnd   RoleEnd `json:"last_end"`
+	// PrimaryKnown: the node of Primary had registered that very process when it was promoted. So
+	// if the node has another one registered now, the primary's process is over.
+	PrimaryKnown bool `json:"primary_known"`
 	// ChosenUnclean: the promotion of Epoch knowingly chose an unclean replica (rule 9).
 	ChosenUnclean bool `json:"chosen_unclean"`
 
@@ -94,17 +115,53 @@ type Resource struct {
 	// empty, and then every replica starts in the set.
 	Source string `json:"source"`
 	// Lineage holds generation ids, a new one at each Promote and Drop, oldest first. LineageCut
-	// counts the older ids that were cut, so that two lists can be aligned.
+	// counts the older ids that were cut, so that two lists can be aligned. A forced promotion
+	// cuts its newer end; see Forced.
 	Lineage    []uint64 `json:"lineage"`
 	LineageCut uint64   `json:"lineage_cut"`
+	Forced     []Forced `json:"forced,omitempty"` // the newest forced promotions, oldest first
 
-	Hold    bool   `json:"hold"`    // an operator demoted it: only an operator promotes it again
-	Deleted bool   `json:"deleted"` // waits for its replicas to be removed; nothing else applies
-	Policy  Policy `json:"policy"`
+	Hold       bool   `json:"hold"`                  // an operator demoted it: only an operator promotes it again
+	Paused     bool   `json:"paused"`                // an operator paused failover: a role that ends is given to nobody
+	PausedText string `json:"paused_text,omitempty"` // why
+	Deleted    bool   `json:"deleted"`               // waits for its replicas to be removed; nothing else applies
+	Policy     Policy `json:"policy"`
 	// LongestLease is the longest Policy.Lease that was ever in force. A process that starts
 	// behaves as if it had just acknowledged a beacon of that lease (rule 4): Policy.Lease may
 	// have been shortened while a longer one was out.
 	LongestLease Duration `json:"longest_lease"`
+}
+
+// RoleEnd says how the role of a primary ended.
+type RoleEnd string
+
+// How a role ends. Only EndStepDown and EndFenced release what members promised to that primary.
+const (
+	EndStepDown RoleEnd = "stepped-down" // it had stopped serving and said so
+	EndFenced   RoleEnd = "fenced"       // it was replaced while a fence proved it down
+	EndReplaced RoleEnd = "replaced"     // it was replaced, and may have served on until its lease ran out
+)
+
+// Forced says what a forced promotion did to the history, so that both timelines can be shown.
+type Forced struct {
+	Epoch      uint64      `json:"epoch"`
+	Node       string      `json:"node"`       // which was promoted
+	Fork       uint64      `json:"fork"`       // the newest generation that its replica held; 0: none
+	Generation uint64      `json:"generation"` // that it opened
+	Cut        []uint64    `json:"cut"`        // generations that are history no longer, oldest first; the newest MaxForcedCut
+	CutCount   int         `json:"cut_count"`  // all of them
+	Down       []DownProof `json:"down"`       // why the others were taken for down
+}
+
+// CutBy returns the forced promotion that cut generation, nil if none that is still recorded did.
+// A replica that holds a cut generation is Diverged.
+func (r *Resource) CutBy(generation uint64) *Forced {
+	for i := range r.Forced {
+		if slices.Contains(r.Forced[i].Cut, generation) {
+			return &r.Forced[i]
+		}
+	}
+	return nil
 }
 
 // Find returns the resource of that name, nil if there is none. The caller must not change it.
@@ -131,14 +188,21 @@ func (s *State) findNode(name string) (int, bool) {
 	return slices.BinarySearchFunc(s.Nodes, name, func(n Node, k string) int { return cmp.Compare(n.Name, k) })
 }
 
-// Voter returns the node with that voter id, nil if there is none.
+// votes reports whether n is a voter, or will be one once it has caught up.
+func votes(n Node) bool { return !n.Gone }
+
+// Voter returns the node that votes with that id, nil if there is none: a node that is Gone does
+// not vote.
 func (s *State) Voter(id uint64) *Node {
-	for i := range s.Nodes {
-		if s.Nodes[i].VoterID == id {
-			return &s.Nodes[i]
-		}
+	if i := s.findVoter(id); i >= 0 && votes(s.Nodes[i]) {
+		return &s.Nodes[i]
 	}
 	return nil
+}
+
+// findVoter finds those that are gone, too: an id is never used again.
+func (s *State) findVoter(id uint64) int {
+	return slices.IndexFunc(s.Nodes, func(n Node) bool { return n.VoterID == id })
 }
 
 // Replica returns the replica on node, nil if there is none. The caller must not change it.

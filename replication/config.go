@@ -38,6 +38,7 @@ type Stored struct {
 	Meta
 	Clean   bool                 // stopped cleanly
 	Active  []bitmap.RegionIndex // activity log as found
+	LogSeq  uint64               // how often the stored activity log was changed; never falls
 	Bitmaps []*bitmap.Bitmap     // per Peer; nil: empty. The core takes them over
 }
 

@@ -192,7 +192,7 @@ type Record struct {
 	Instances   []uint64 // per Peer; 0: not registered yet
 	Lineage     []uint64
 	Forced      bool          // the epoch began by force: what this replica tracked for others may lack blocks
-	Fenced      uint64        // epoch whose primary is proven to be unable to serve; 0: none
+	Released    []uint64      // epochs whose primary stepped down or is proven down
 	Lease       time.Duration // the policy's lease; 0: as configured
 	MaxLease    time.Duration // longest that was ever in force; 0: as configured
 	Size        int64         // bytes

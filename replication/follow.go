@@ -63,6 +63,9 @@ func (r *Resource) fromLeader(p *peer, ev *Event) error {
 	if f.Epoch != r.leadEpoch {
 		return errOldEpoch
 	}
+	if f.Type != wire.Beacon {
+		p.stamp = max(p.stamp, f.Arg)
+	}
 	r.watermarkIs(f.Watermark)
 	switch f.Type {
 	case wire.Write, wire.WriteZeroes, wire.Trim, wire.Copy, wire.CopyZeroes:
@@ -108,6 +111,9 @@ func (r *Resource) ledBy(p *peer, f *wire.Frame) error {
 		r.refuse(p, fmt.Sprintf("the ledger record that %s acts on is older than the one %s has", p.node, r.cfg.Node))
 	case r.failed:
 		r.refuse(p, fmt.Sprintf("the disk of %s has failed", r.cfg.Node))
+	case p.wentBack():
+		mark.Hit("restored-primary-refused")
+		r.refuseWith(p, &wire.Message{Reason: fmt.Sprintf("the replica on %s was put back to an earlier copy", p.node), State: restored})
 	case !isPrefix(r.meta.Lineage, m.Lineage):
 		r.setState(Diverged)
 		p.theirs = m.Lineage
@@ -225,6 +231,10 @@ func (r *Resource) report(p *peer) {
 // reply queues a frame to the leader.
 func (r *Resource) reply(f wire.Frame, payload ID) {
 	f.Epoch = r.leadEpoch
+	switch f.Type {
+	case wire.Ack, wire.FlushAck, wire.BeaconAck:
+		f.Arg = r.stamp
+	}
 	r.emit(Action{Kind: ActSend, Peer: r.leader, Session: r.leadSession, Frame: f, ID: payload})
 }
 

@@ -1,6 +1,12 @@
 package replication
 
-import "github.com/lockstep-ha/lockstep/bitmap"
+import (
+	"fmt"
+	"strings"
+	"time"
+
+	"github.com/lockstep-ha/lockstep/bitmap"
+)
 
 // Tracks reports whether this replica counts any block of ext among those that peer idx may lack or
 // hold differently: dirty, unstable, on their way, or being written. It is for checks from outside:
@@ -43,6 +49,15 @@ func (r *Resource) Following(idx Peer) bool { return r.peers[idx].phase == phase
 // LeaseHeld reports whether this replica serves reads at now.
 func (r *Resource) LeaseHeld() bool { return r.role == rolePrimary && r.leaseValid() }
 
+// LeaseHeldAt is LeaseHeld at a moment at which the core was not called, and which it forgets.
+func (r *Resource) LeaseHeldAt(now time.Duration) bool {
+	old := r.now
+	r.now = max(r.now, now)
+	held := r.LeaseHeld()
+	r.now = old
+	return held
+}
+
 // DirtyBytes returns how much peer idx lacks.
 func (r *Resource) DirtyBytes(idx Peer) int64 { return r.peers[idx].dirty.Bytes() }
 
@@ -60,4 +75,29 @@ func (r *Resource) Load() Load {
 		l.InFlightBytes += p.inflight.bytes
 	}
 	return l
+}
+
+// Settled reports whether peer idx is a member that follows and holds everything that this replica
+// holds, with nothing under way.
+func (r *Resource) Settled(idx Peer) bool {
+	p := r.peers[idx]
+	return p.settled() && p.inflight.len() == 0 && len(p.copies) == 0
+}
+
+// Dump describes what the core is doing, for the text of a failed test.
+func (r *Resource) Dump() string {
+	var b strings.Builder
+	fmt.Fprintf(&b, "   role %s epoch %d leading %v promise until %v now %v proposal busy %v %+v\n", r.role, r.epoch, r.leading, r.promiseUntil, r.now,
+		r.prop.busy, r.prop.asked)
+	for _, p := range r.peers {
+		fmt.Fprintf(&b, "   peer %s phase %s sync %s inSet %v counts %v settle %v mustDrop %v retry %v dirty %d unstable %d flight %d handed %b handing %v lease until %v\n",
+			p.node, p.phase, p.sync, p.inSet, p.counts, p.needSettle, p.mustDrop, p.retryAt, p.dirty.Blocks(), p.unstable.Blocks(), p.inflight.len(),
+			p.handed, p.handing, p.leaseUntil)
+	}
+	for i := range r.ops {
+		if o := &r.ops[i]; o.kind > opNew {
+			fmt.Fprintf(&b, "   op %d kind %d state %s local %v need %b blockers %d %v\n", i, o.kind, o.state, o.local, o.need, o.blockers, o.ext)
+		}
+	}
+	return b.String()
 }

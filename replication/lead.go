@@ -20,7 +20,7 @@ func (r *Resource) Hello(p Peer) wire.Hello {
 		Instance: r.cfg.Instance, Boot: r.cfg.Boot, Process: r.cfg.Process,
 		Epoch: r.meta.Epoch, Lineage: r.meta.Lineage, Size: r.meta.Size,
 		State: r.meta.State.String(), Unclean: r.meta.Unclean,
-		LastID: r.meta.PeerSession[p], PendingID: r.meta.PeerPending[p],
+		LastID: r.meta.PeerSession[p], PendingID: r.meta.PeerPending[p], Stamp: r.stamp,
 	}
 }
 
@@ -44,6 +44,7 @@ func (r *Resource) sessionUp(p *peer, ev *Event) {
 		panic(fmt.Sprintf("core: session %d with %s begins while session %d lives", ev.Session, p.node, p.session))
 	}
 	p.phase, p.session, p.hello, p.closing = phaseUp, ev.Session, ev.Hello, false
+	p.older = ev.Hello.Stamp < p.stamp
 	p.state = ParseDiskState(ev.Hello.State)
 	p.heardAt = r.now
 	r.notice(NoticeConnection, p.node, "connected to %s, disk %s, epoch %d", p.node, p.state, ev.Hello.Epoch)
@@ -82,7 +83,7 @@ func (r *Resource) tryLead(p *peer) {
 	}
 	// The report of p adds nothing when everything p may hold since its last full report came
 	// from this process in this epoch.
-	p.continued = p.chain != 0 && p.chain == h.LastID && p.chainEpoch == r.epoch
+	p.continued = p.chain != 0 && p.chain == h.LastID && p.chainEpoch == r.epoch && !p.wentBack()
 	if !p.continued {
 		r.checkRestored(p)
 	}
@@ -103,7 +104,11 @@ func (r *Resource) tryLead(p *peer) {
 func (r *Resource) checkRestored(p *peer) {
 	mine := [2]uint64{r.meta.PeerSession[p.idx], r.meta.PeerPending[p.idx]}
 	theirs := [2]uint64{p.hello.LastID, p.hello.PendingID}
-	if planted.On(planted.RestoredIgnored) || mine[0] == theirs[0] || slices.ContainsFunc(mine[:], func(id uint64) bool { return id != 0 && slices.Contains(theirs[:], id) }) {
+	if planted.On(planted.RestoredIgnored) {
+		return
+	}
+	known := mine[0] == theirs[0] || slices.ContainsFunc(mine[:], func(id uint64) bool { return id != 0 && slices.Contains(theirs[:], id) })
+	if known && !p.wentBack() {
 		return
 	}
 	mark.Hit("restored-recognised")
@@ -111,8 +116,19 @@ func (r *Resource) checkRestored(p *peer) {
 		p.mustDrop, p.why = true, "its metadata is older than our last session with it"
 	}
 	p.markAll(r.meta.Size)
+	p.stamp, p.older = 0, false
 	r.notice(NoticeError, p.node, "%s does not remember our last session: its data was replaced or restored, all of it is compared", p.node)
 }
+
+// wentBack reports whether p's replica was put back to an earlier copy since this process saw it.
+// Between two sessions their ids show that; within one, the stamp does: whatever was written since
+// the copy was made either raised it, or lies in a region that the copy's activity log names.
+func (p *peer) wentBack() bool {
+	return p.older && !planted.On(planted.RestoredIgnored)
+}
+
+// restored is Message.State of a refusal to be led by a replica that was put back to an earlier copy.
+const restored = "Restored"
 
 func (r *Resource) sendLead(p *peer) {
 	p.phase = phaseLeading
@@ -299,6 +315,12 @@ var errOldEpoch = errors.New("frame of another epoch")
 // fromFollower takes a frame of a peer that this primary leads.
 func (r *Resource) fromFollower(p *peer, ev *Event) error {
 	f := ev.Frame
+	switch f.Type {
+	case wire.Ack, wire.FlushAck, wire.BeaconAck:
+		if p.session == ev.Session {
+			p.stamp = max(p.stamp, f.Arg)
+		}
+	}
 	if !r.isPrimary() && r.role != roleStopped {
 		r.dropFrame(ev) // it may still be on its way after a step down
 		return nil
@@ -426,6 +448,11 @@ func (r *Resource) refuseWith(p *peer, m *wire.Message) {
 // refusedBy judges a refusal that says that the histories differ. A secondary whose history is no
 // prefix of the other's is diverged, and remembers it; a primary goes by its own ledger.
 func (r *Resource) refusedBy(p *peer, m *wire.Message) {
+	if m != nil && m.State == restored && r.isPrimary() && p.inSet {
+		r.diskError(errors.New(reason(m)))
+		r.stop(true)
+		return
+	}
 	if m == nil || m.State != Diverged.String() || len(m.Lineage) == 0 || isPrefix(r.meta.Lineage, m.Lineage) {
 		return
 	}

@@ -1,6 +1,7 @@
 package replication
 
 import (
+	"slices"
 	"time"
 
 	"github.com/lockstep-ha/lockstep/internal/mark"
@@ -64,10 +65,8 @@ func (r *Resource) promised(f *wire.Frame) {
 
 // releasePromise ends the promise when its holder stepped down in its very epoch.
 func (r *Resource) releasePromise() {
-	stepped := r.rec.Epoch == r.promiseEpoch || planted.On(planted.PromiseReleasedByAnyStepDown)
-	switch {
-	case r.promiseEpoch == 0:
-	case stepped && r.rec.Primary == "", r.rec.Fenced == r.promiseEpoch:
+	any := planted.On(planted.PromiseReleasedByAnyStepDown) && len(r.rec.Released) > 0
+	if any || r.promiseEpoch != 0 && slices.Contains(r.rec.Released, r.promiseEpoch) {
 		mark.Hit("promise-released")
 		r.promiseUntil = 0
 	}

@@ -120,6 +120,8 @@ type peer struct {
 
 	handed  uint32     // peers whose bitmap it holds durably, as of this session; a bit each
 	handing []handover // on their way
+	stamp   uint64     // newest that this process has seen of its instance
+	older   bool       // its Hello had a lower one
 	theirs  []uint64   // its history, where it is no prefix of ours
 
 	// The session that ended last, for who may go on alone: see MayGoAlone.

@@ -12,6 +12,7 @@ type proposalState struct {
 	busy    bool
 	token   uint64
 	asked   Proposal
+	askedAt time.Duration // the first of those that got no answer since
 	retryAt time.Duration
 }
 
@@ -38,6 +39,9 @@ func (r *Resource) propose() {
 	}
 	r.prop.busy = true
 	r.prop.token++
+	if r.prop.asked.Kind != ask.Kind || r.prop.asked.Version != ask.Version {
+		r.prop.askedAt = r.now
+	}
 	r.prop.asked = ask
 	p := ask // ask itself stays off the heap when there is nothing to ask
 	r.emit(Action{Kind: ActPropose, Token: r.prop.token, Proposal: &p})

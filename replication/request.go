@@ -258,6 +258,9 @@ func (r *Resource) fly(p *peer, f flight) {
 func (r *Resource) send(p *peer, f wire.Frame, payload ID) {
 	f.Epoch = r.epoch
 	f.Watermark = r.watermark()
+	if f.Type != wire.Beacon {
+		f.Arg = r.stamp
+	}
 	r.emit(Action{Kind: ActSend, Peer: p.idx, Session: p.session, Frame: f, ID: payload})
 }
 
@@ -474,6 +477,7 @@ func (r *Resource) logSaved(ev *Event) {
 	switch {
 	case ev.Err == nil:
 		r.log.Committed(ev.Gen)
+		r.stamp++
 	case transient(ev.Err): // no room for a bitmap page, say: tried again until there is
 		r.logRetryAt = r.now + saveRetry
 	default:

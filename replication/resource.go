@@ -74,6 +74,7 @@ type Resource struct {
 	frozen      bool
 	clients     map[ClientID]*client
 	opening     []ClientID    // clients whose newest session waits to be admitted, in order
+	stamp       uint64        // changes of the stored activity log: see checkRestored
 	gapAt       time.Duration // the clock last jumped by more than a lease between two events
 
 	// Work left to be done before Step returns.
@@ -133,6 +134,7 @@ func New(cfg Config, st Stored) (*Resource, error) {
 		// The regions stay in the log until they are evicted: evicting stores the bitmap pages.
 		r.log.Restore(st.Active)
 	}
+	r.stamp = st.LogSeq
 	r.failed = st.State == Failed
 	if planted.On(planted.FailedHealedByRestart) && r.failed {
 		r.failed, r.meta.State = false, UpToDate

@@ -70,7 +70,7 @@ func (r *Resource) peerRecord(p *peer) {
 			p.markAll(r.meta.Size)
 		}
 		if p.instance != 0 { // the sessions were with another replica
-			r.meta.PeerSession[p.idx], r.meta.PeerPending[p.idx], p.chain = 0, 0, 0
+			r.meta.PeerSession[p.idx], r.meta.PeerPending[p.idx], p.chain, p.stamp = 0, 0, 0, 0
 		}
 		p.instance, r.meta.PeerInstance[p.idx] = inst, inst
 	}

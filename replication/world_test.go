@@ -137,6 +137,9 @@ func (w *world) logf(format string, args ...any) {
 func (w *world) record(n *wnode) *Record {
 	rec := &Record{Version: w.rec.version, Epoch: w.rec.epoch, Lineage: slices.Clone(w.rec.lineage), Size: w.size,
 		SelfInSet: w.rec.in[n.i], SelfKnown: true, InSet: []bool{w.rec.in[1-n.i]}, Failed: []bool{false}, Instances: []uint64{uint64(100 + 1 - n.i)}}
+	if w.rec.primary < 0 && w.rec.epoch > 0 {
+		rec.Released = []uint64{w.rec.epoch}
+	}
 	if w.rec.primary >= 0 {
 		rec.Primary = w.nodes[w.rec.primary].name
 		rec.PrimaryIsMe = w.rec.primary == n.i && w.rec.process == n.process
@@ -342,6 +345,7 @@ func (n *wnode) save(a Action) *Event {
 			copy(n.durable, n.cache)
 		}
 		n.stored.Active = a.Log.Active
+		n.stored.LogSeq++
 		return &Event{Kind: EvLogSaved, Gen: a.Log.Gen}
 	}
 	unclean := n.stored.Unclean

@@ -138,6 +138,7 @@ func (d *Device) stored(s *store.Store) (replication.Stored, error) {
 		PeerPending:  make([]uint64, len(d.links)),
 	}}
 	st.Active, st.Clean = s.Recovered()
+	st.LogSeq = s.LogSeq()
 	for i, l := range d.links {
 		if s.Failed() != nil {
 			break

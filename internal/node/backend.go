@@ -8,6 +8,7 @@ import (
 
 	"github.com/lockstep-ha/lockstep/internal/config"
 	"github.com/lockstep-ha/lockstep/internal/control"
+	"github.com/lockstep-ha/lockstep/internal/record"
 	"github.com/lockstep-ha/lockstep/quorum"
 	"github.com/lockstep-ha/lockstep/quorum/ledger"
 	"github.com/lockstep-ha/lockstep/replication"
@@ -96,7 +97,7 @@ func (b *backend) views(ctx context.Context, rec *quorum.Resource) map[string]vi
 	var mu sync.Mutex
 	var wg sync.WaitGroup
 	out := map[string]view{}
-	for _, node := range peersOf(rec, b.m.self.Node) {
+	for _, node := range record.Peers(rec, b.m.self.Node) {
 		wg.Go(func() {
 			a, err := b.asker.ask(ctx, node, question{Op: "view", Resource: rec.Name, ID: rec.ID})
 			if err != nil || a.Error != nil || a.View == nil {
@@ -179,7 +180,7 @@ func (b *backend) setConnected(resource, peer string, on bool) error {
 	if err != nil {
 		return err
 	}
-	if peer == b.m.self.Node || !slices.Contains(peersOf(rec, b.m.self.Node), peer) {
+	if peer == b.m.self.Node || !slices.Contains(record.Peers(rec, b.m.self.Node), peer) {
 		return control.Errorf(control.CodeNotFound, "%s is no peer of %s for %s; peers hold a replica: %s", peer, b.m.self.Node, resource, holders(rec)).
 			WithSafety(control.SafetyYes)
 	}
@@ -244,7 +245,7 @@ func (b *backend) invalidatePeer(resource, peer string) error {
 	if err != nil {
 		return err
 	}
-	if peer == b.m.self.Node || !slices.Contains(peersOf(rec, b.m.self.Node), peer) {
+	if peer == b.m.self.Node || !slices.Contains(record.Peers(rec, b.m.self.Node), peer) {
 		return control.Errorf(control.CodeNotFound, "%s holds no replica of %s", peer, resource)
 	}
 	b.journal.add(resource, "invalidated", peer+" gave its replica up; it is copied anew.", "peer", peer)

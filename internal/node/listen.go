@@ -11,8 +11,6 @@ import (
 	"path/filepath"
 	"runtime/debug"
 	"time"
-
-	"github.com/lockstep-ha/lockstep/internal/control"
 )
 
 // profilesEnv names a unix socket for runtime profiles (net/http/pprof); empty: none.
@@ -21,9 +19,8 @@ const profilesEnv = "LOCKSTEP_PPROF"
 // listen opens every listener of the node. A unix socket that a dead process left is replaced;
 // one that still answers is an error.
 func (d *daemon) listen(ctx context.Context) error {
-	var lc net.ListenConfig
 	tcp := func(what, addr string) (net.Listener, error) {
-		ln, err := lc.Listen(ctx, "tcp", addr)
+		ln, err := d.host.listenOn(ctx, "tcp", addr)
 		if err != nil {
 			return nil, fmt.Errorf("listen for %s: %w", what, err)
 		}
@@ -33,7 +30,7 @@ func (d *daemon) listen(ctx context.Context) error {
 		if err := os.MkdirAll(filepath.Dir(path), 0o700); err != nil {
 			return nil, fmt.Errorf("%s socket: %w", what, err)
 		}
-		ln, err := control.ListenUnix(ctx, path)
+		ln, err := d.host.listenOn(ctx, "unix", path)
 		if err != nil {
 			return nil, fmt.Errorf("%s socket: %w", what, err)
 		}

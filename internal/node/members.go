@@ -27,7 +27,7 @@ type members struct {
 }
 
 // newMembers opens the gossip sockets; nothing is sent before run.
-func newMembers(cfg config.Node, self quorum.Incumbent, log *slog.Logger, hear func(membership.Hint)) (*members, error) {
+func newMembers(cfg config.Node, h host, self quorum.Incumbent, log *slog.Logger, hear func(membership.Hint)) (*members, error) {
 	bind, err := resolve(cfg.GossipListen)
 	if err != nil {
 		return nil, fmt.Errorf("gossip_listen: %w", err)
@@ -46,6 +46,9 @@ func newMembers(cfg config.Node, self quorum.Incumbent, log *slog.Logger, hear f
 		if mc.Advertise, err = resolve(n.Gossip); err != nil {
 			return nil, fmt.Errorf("gossip address of %s: %w", n.Name, err)
 		}
+	}
+	if mc.Transport, err = h.gossipOn(cfg.GossipListen); err != nil {
+		return nil, err
 	}
 	g, err := membership.New(mc)
 	if err != nil {

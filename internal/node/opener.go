@@ -31,6 +31,7 @@ type deviceOpener struct {
 	acceptor *peer.Acceptor
 	dial     func(ctx context.Context, node, service string) (net.Conn, error)
 	fresh    func() uint64
+	clock    func() time.Duration // nil: CLOCK_BOOTTIME
 }
 
 // Create makes the metadata and, unless its data is taken in, the backing. A replica without a
@@ -108,7 +109,7 @@ func (o *deviceOpener) Open(s spec, p *proposer, notice func(replication.Notice)
 		Dial: func(ctx context.Context, to device.Peer) (net.Conn, error) {
 			return o.dial(ctx, to.Node, serviceReplication)
 		},
-		OnNotice: notice, OnCloseClients: closeClients, NewID: o.fresh, Log: o.log,
+		OnNotice: notice, OnCloseClients: closeClients, NewID: o.fresh, Clock: o.clock, Log: o.log,
 	})
 	if err != nil {
 		return nil, err

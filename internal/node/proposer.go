@@ -2,11 +2,10 @@ package node
 
 import (
 	"context"
-	"fmt"
 	"log/slog"
-	"slices"
 	"sync"
 
+	"github.com/lockstep-ha/lockstep/internal/record"
 	"github.com/lockstep-ha/lockstep/quorum"
 	"github.com/lockstep-ha/lockstep/replication"
 )
@@ -112,7 +111,7 @@ func (p *proposer) resetDelay() {
 
 func (p *proposer) record() *replication.Record {
 	if rec := p.note(nil); rec != nil {
-		return project(rec, p.incumbent(), p.peers)
+		return record.Project(p.ledger.State(), rec, p.incumbent(), p.peers)
 	}
 	return nil
 }
@@ -122,7 +121,7 @@ func (p *proposer) record() *replication.Record {
 func (p *proposer) answer(cmd quorum.Command, res quorum.Result, unknown bool) (replication.Outcome, *replication.Record) {
 	p.note(res.Resource)
 	out := replication.OutcomeRefused
-	if res.Code == quorum.Applied || unknown && res.Resource != nil && took(cmd, res.Resource) {
+	if res.Code == quorum.Applied || unknown && res.Resource != nil && record.Took(cmd, res.Resource) {
 		out = replication.OutcomeApplied
 	} else {
 		p.log.Info("ledger refused a proposal", "command", cmd.String(), "reason", res.Reason)
@@ -130,51 +129,11 @@ func (p *proposer) answer(cmd quorum.Command, res quorum.Result, unknown bool) (
 	return out, p.record()
 }
 
-// took reports whether rec shows the effect of cmd, which was decided on an older version of it.
-func took(cmd quorum.Command, rec *quorum.Resource) bool {
-	if rec.ID != cmd.ResourceID || rec.Version <= cmd.Version {
-		return false
-	}
-	switch {
-	case cmd.DropReplica != nil:
-		return slices.Contains(rec.Lineage, cmd.DropReplica.Generation) // random: nobody else's
-	case cmd.JoinReplica != nil:
-		r := rec.Replica(cmd.JoinReplica.Node)
-		return rec.Epoch == cmd.Epoch && r != nil && r.InSet && r.Instance == cmd.JoinReplica.Instance
-	case cmd.StepDown != nil:
-		return rec.Primary != cmd.StepDown.Incumbent
-	}
-	panic(fmt.Sprintf("node: %s is no proposal of a core", cmd.String()))
-}
-
 // command makes the ledger's command of w.
 func (p *proposer) command(w replication.Proposal) quorum.Command {
-	self := p.incumbent()
-	cmd := quorum.Command{Resource: p.name, ResourceID: p.id, Epoch: w.Epoch, Version: w.Version}
-	switch w.Kind {
-	case replication.ProposeDrop:
-		d := &quorum.DropReplica{Incumbent: self, Failed: w.Failed, Generation: p.fresh()}
-		for _, i := range w.Peers {
-			d.Nodes = append(d.Nodes, p.peers[i])
-		}
-		cmd.DropReplica = d
-	case replication.ProposeJoin:
-		node := p.peers[w.Peers[0]]
-		j := &quorum.JoinReplica{Incumbent: self, Node: node}
-		// The instance of the record that the core decided on. If a newer one is known here,
-		// the version of the command is old and the ledger refuses it, whatever stands in it.
-		if rec := p.note(nil); rec != nil {
-			if r := rec.Replica(node); r != nil {
-				j.Instance = r.Instance
-			}
-		}
-		cmd.JoinReplica = j
-	case replication.ProposeStepDown:
-		p.mu.Lock()
-		cmd.StepDown = &quorum.StepDown{Incumbent: self, Failed: w.Failed, Hold: p.hold}
-		p.mu.Unlock()
-	default:
-		panic(fmt.Sprintf("node: unknown proposal %+v", w))
-	}
-	return cmd
+	newest := p.note(nil)
+	p.mu.Lock()
+	by := record.Proposer{Resource: p.name, ResourceID: p.id, Self: p.self, Peers: p.peers, Newest: newest, Hold: p.hold}
+	p.mu.Unlock()
+	return by.Command(w, p.fresh())
 }

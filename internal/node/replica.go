@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 
+	"github.com/lockstep-ha/lockstep/internal/record"
 	"github.com/lockstep-ha/lockstep/nbd"
 	"github.com/lockstep-ha/lockstep/quorum"
 	"github.com/lockstep-ha/lockstep/replication"
@@ -71,7 +72,7 @@ func specOf(rec *quorum.Resource, node string) spec {
 		dataPath: r.DataPath, metaPath: r.MetaPath, direct: r.Direct,
 		takeIn:   rec.Source == node,
 		follower: rec.Source != "" && rec.Source != node,
-		peers:    peersOf(rec, node),
+		peers:    record.Peers(rec, node),
 		policy:   rec.Policy,
 		maxLease: rec.LongestLease,
 	}

@@ -9,6 +9,7 @@ import (
 	"time"
 
 	"github.com/lockstep-ha/lockstep/internal/control"
+	"github.com/lockstep-ha/lockstep/internal/record"
 	"github.com/lockstep-ha/lockstep/quorum"
 )
 
@@ -248,7 +249,7 @@ func (b *backend) ResizeResource(ctx context.Context, resource string, sizeBytes
 	defer end()
 	ctx, cancel := context.WithTimeout(ctx, verbTimeout)
 	defer cancel()
-	for _, node := range peersOf(rec, b.m.self.Node) {
+	for _, node := range record.Peers(rec, b.m.self.Node) {
 		a, err := b.asker.ask(ctx, node, question{Op: "grow", Resource: resource, ID: rec.ID, Size: sizeBytes})
 		if err != nil {
 			return refusedf("%s does not answer, and every replica grows before the resource does: %v", node, err).
@@ -281,7 +282,7 @@ func (b *backend) proposeResize(ctx context.Context, w *worker, rep replica, rec
 	if err != nil {
 		return err
 	}
-	if err := rep.SetRecord(project(w.prop.note(res.Resource), self, w.prop.peers)); err != nil {
+	if err := rep.SetRecord(record.Project(b.m.ledger.State(), w.prop.note(res.Resource), self, w.prop.peers)); err != nil {
 		return err
 	}
 	b.journal.add(w.name, "resized", fmt.Sprintf("Grown to %d bytes; clients see it when they connect anew.", sizeBytes),

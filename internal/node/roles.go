@@ -6,6 +6,7 @@ import (
 	"slices"
 
 	"github.com/lockstep-ha/lockstep/internal/control"
+	"github.com/lockstep-ha/lockstep/internal/record"
 	"github.com/lockstep-ha/lockstep/quorum"
 	"github.com/lockstep-ha/lockstep/replication"
 )
@@ -92,7 +93,7 @@ func (b *backend) proposePromote(ctx context.Context, w *worker, cand candidate)
 	}
 	rec := w.prop.note(res.Resource)
 	if rep, _ := w.open(); rep != nil {
-		if err := rep.SetRecord(project(rec, cand.self, w.prop.peers)); err != nil {
+		if err := rep.SetRecord(record.Project(b.m.ledger.State(), rec, cand.self, w.prop.peers)); err != nil {
 			return 0, err
 		}
 	}

@@ -41,13 +41,18 @@ const stopTimeout = 4 * time.Second
 // order, or the error that keeps the node from running. ready, which may be nil, is called once
 // operators and peers are answered; the ledger may still be without a quorum then.
 func Run(ctx context.Context, cfg config.Node, log *slog.Logger, ready func()) error {
+	return runOn(ctx, host{}, cfg, log, ready)
+}
+
+// runOn is Run on a host that need not be this machine.
+func runOn(ctx context.Context, h host, cfg config.Node, log *slog.Logger, ready func()) error {
 	if err := cfg.Validate(); err != nil {
 		return err
 	}
 	if err := os.MkdirAll(cfg.DataDir, 0o700); err != nil {
 		return fmt.Errorf("node %s: %w", cfg.Name, err)
 	}
-	d, err := assemble(ctx, cfg, log)
+	d, err := assemble(ctx, h, cfg, log)
 	if err != nil {
 		return fmt.Errorf("node %s: %w", cfg.Name, err)
 	}
@@ -57,6 +62,7 @@ func Run(ctx context.Context, cfg config.Node, log *slog.Logger, ready func()) e
 // daemon holds the parts of a node between assemble and the end of run.
 type daemon struct {
 	cfg     config.Node
+	host    host
 	log     *slog.Logger
 	tr      *transport.Transport
 	ledger  *ledger.Ledger
@@ -69,8 +75,8 @@ type daemon struct {
 }
 
 // assemble opens everything that can fail, and starts nothing.
-func assemble(ctx context.Context, cfg config.Node, log *slog.Logger) (_ *daemon, err error) {
-	d := &daemon{cfg: cfg, log: log.With("node", cfg.Name)}
+func assemble(ctx context.Context, h host, cfg config.Node, log *slog.Logger) (_ *daemon, err error) {
+	d := &daemon{cfg: cfg, host: h, log: log.With("node", cfg.Name)}
 	defer func() {
 		if err != nil {
 			d.closeListeners()
@@ -83,12 +89,14 @@ func assemble(ctx context.Context, cfg config.Node, log *slog.Logger) (_ *daemon
 	if err := d.listen(ctx); err != nil {
 		return nil, err
 	}
-	d.tr, err = transport.New(transport.Config{Cluster: cfg.Cluster, Node: cfg.Name, Key: cfg.Key[:], Logger: d.log})
+	d.tr, err = transport.New(transport.Config{
+		Cluster: cfg.Cluster, Node: cfg.Name, Key: cfg.Key[:], Logger: d.log, Connect: h.connect,
+	})
 	if err != nil {
 		return nil, err
 	}
 	j := newJournal(cfg.Name, journalLen)
-	if d.members, err = newMembers(cfg, self, log, func(h membership.Hint) { hear(j, d.log, h) }); err != nil {
+	if d.members, err = newMembers(cfg, h, self, log, func(h membership.Hint) { hear(j, d.log, h) }); err != nil {
 		return nil, err
 	}
 	// Package ledger and membership name the node in their lines themselves.
@@ -143,7 +151,7 @@ func (d *daemon) wire(self quorum.Incumbent, j *journal) {
 		}}, nil
 	}
 	acceptor := peer.NewAcceptor(peer.AcceptorConfig{Self: d.cfg.Name, Logger: d.log})
-	opener := &deviceOpener{cfg: d.cfg, self: self, log: d.log, acceptor: acceptor, dial: dial, fresh: randomID}
+	opener := &deviceOpener{cfg: d.cfg, self: self, log: d.log, acceptor: acceptor, dial: dial, fresh: randomID, clock: d.host.clock}
 	d.m = newManager(self, d.ledger, opener, j, d.log, randomID)
 	ask := dialAsker{dial: dial}
 	d.nbd = nbd.NewServer(nbd.Config{Logger: d.log}, &exports{m: d.m, asker: ask})

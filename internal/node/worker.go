@@ -9,6 +9,7 @@ import (
 	"time"
 
 	"github.com/lockstep-ha/lockstep/internal/control"
+	"github.com/lockstep-ha/lockstep/internal/record"
 	"github.com/lockstep-ha/lockstep/quorum"
 	"github.com/lockstep-ha/lockstep/replication"
 )
@@ -43,7 +44,7 @@ func newWorker(m *manager, rec *quorum.Resource) *worker {
 		wake: make(chan struct{}, 1), verb: make(chan struct{}, 1), noticed: make(chan struct{}),
 		prop: &proposer{
 			ledger: m.ledger, log: log, self: m.self, name: rec.Name, id: rec.ID,
-			peers: peersOf(rec, m.self.Node), fresh: m.fresh, newest: rec,
+			peers: record.Peers(rec, m.self.Node), fresh: m.fresh, newest: rec,
 		},
 	}
 }
@@ -269,7 +270,7 @@ func (w *worker) feed(ctx context.Context, rep replica, rec *quorum.Resource) er
 			return fmt.Errorf("grow to %d bytes: %w", rec.SizeBytes, err)
 		}
 	}
-	if err := rep.SetRecord(project(rec, w.prop.incumbent(), w.prop.peers)); err != nil {
+	if err := rep.SetRecord(record.Project(w.prop.ledger.State(), rec, w.prop.incumbent(), w.prop.peers)); err != nil {
 		return err
 	}
 	w.mu.Lock()

@@ -20,6 +20,7 @@ const (
 	JoinBeforeUpToDate               // a Join is proposed before the joiner is durably UpToDate
 	JoinWithDirt                     // a Join is proposed although blocks became dirty again
 	PrimaryFromRecord                // a process that starts is primary when the ledger names its node
+	PromoteAnyProcess                // Apply takes a Promote that names a process which is over
 	ServeWhileSteppingDown           // a primary goes on serving after it proposed StepDown
 	ReadWithoutLease                 // reads are served without a valid lease
 	LeaseNotRechecked                // the lease is not looked at again after the last byte was read
@@ -135,6 +136,7 @@ var infos = [end]Info{
 	JoinBeforeUpToDate:           {"JoinBeforeUpToDate", 2, "a Join is proposed before the joiner is durably UpToDate"},
 	JoinWithDirt:                 {"JoinWithDirt", 2, "a Join is proposed although blocks became dirty again"},
 	PrimaryFromRecord:            {"PrimaryFromRecord", 3, "a process that starts is primary when the ledger names its node"},
+	PromoteAnyProcess:            {"PromoteAnyProcess", 3, "Apply takes a Promote that names a process which is over"},
 	ServeWhileSteppingDown:       {"ServeWhileSteppingDown", 3, "a primary goes on serving after it proposed StepDown"},
 	ReadWithoutLease:             {"ReadWithoutLease", 4, "reads are served without a valid lease"},
 	LeaseNotRechecked:            {"LeaseNotRechecked", 4, "the lease is not looked at again after the last byte was read"},

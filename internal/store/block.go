@@ -7,6 +7,8 @@ import (
 	"fmt"
 
 	"github.com/cespare/xxhash/v2"
+
+	"github.com/lockstep-ha/lockstep/internal/planted"
 )
 
 // formatVersion is the version of everything in the metadata file; docs/format.md has its history.
@@ -82,7 +84,8 @@ func unseal(b []byte, m magic) (h header, body []byte, err error) {
 		return h, nil, fmt.Errorf("%w: body of %d bytes", ErrDamaged, n)
 	}
 	b = b[:headerSize+int(n)]
-	if binary.BigEndian.Uint64(b[16:]) != checksum(b) {
+	careless := m == superMagic && planted.On(planted.TornSuperblockAccepted)
+	if binary.BigEndian.Uint64(b[16:]) != checksum(b) && !careless {
 		return h, nil, fmt.Errorf("%w: bad checksum", ErrDamaged)
 	}
 	h.seq = binary.BigEndian.Uint64(b[24:])

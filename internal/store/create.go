@@ -48,8 +48,7 @@ func Create(o CreateOptions) (Identity, error) {
 	m := Meta{
 		Identity: Identity{Cluster: o.Cluster, Resource: o.Resource, ResourceID: o.ResourceID,
 			Node: o.Node, Instance: newInstance(), Size: o.Size},
-		Regions: o.Regions, Epoch: o.Epoch, Lineage: o.Lineage, State: o.State,
-		Clean: true, Boot: o.BootID,
+		Regions: o.Regions, Epoch: o.Epoch, Lineage: o.Lineage, State: o.State, Boot: o.BootID,
 	}
 	if err := m.validate(); err != nil {
 		return Identity{}, fmt.Errorf("resource %s: %w", o.Resource, err)
@@ -151,28 +150,15 @@ func writeNewMeta(path string, m Meta) error {
 	return syncDir(path)
 }
 
-// fillNewMeta writes both superblocks and both log tables, so that every slot that does not decode
-// later is damage. Their space is allocated now: a full filesystem must not stop a state change.
+// fillNewMeta writes what FormatMetadata writes. The space of superblocks and log tables is allocated
+// now: a full filesystem must not stop a state change.
 func fillNewMeta(f sysFile, m Meta) error {
 	l := layout{regions: m.Regions}
 	if err := f.fallocate(0, 0, l.bitmapOff()); err != nil && !unsupported(err) {
 		return err
 	}
-	if err := f.truncate(l.fileSize(m.Size)); err != nil {
+	if err := FormatMetadata(fileDevice{f}, m); err != nil {
 		return err
-	}
-	for seq := uint64(1); seq <= 2; seq++ {
-		b, err := encodeSuper(m, seq)
-		if err != nil {
-			return err
-		}
-		if err := writeFull(f, b, superOff(seq%2), false); err != nil {
-			return err
-		}
-		b = encodeTable(table{seq: seq}, m.Instance)
-		if err := writeFull(f, b, l.tableOff(seq%2), false); err != nil {
-			return err
-		}
 	}
 	return f.sync()
 }

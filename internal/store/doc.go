@@ -30,12 +30,21 @@
 // caller's to serialise, rounded out to Alignment. Close waits for the calls under way, then every
 // call returns ErrClosed.
 //
+// # Metadata without files
+//
+// All that is done with the metadata file is done by Metadata, over the small interface MetaDevice: it
+// starts no goroutine and reads no clock, so that a simulation runs the same code on a device that
+// loses, keeps and tears sectors. A Store adds the file, its lock, the data, and the decision that a
+// disk has failed.
+//
 // # Files
 //
-//	meta.go       what a superblock slot says        super.go    choosing and writing a slot
-//	block.go      the header that guards each block  logtable.go the activity log on disk
-//	create.go     making a replica                   bitpage.go  bitmap pages on disk
-//	open.go       opening one, and what is refused   backing.go  which file or device this is
-//	io.go         reads, writes, sync                zero.go     zeroes and trims
-//	fail.go       what makes a disk Failed           file.go     system calls, and where faults go in
+//	metadata.go  metadata on any device            records.go   what a Store does with it
+//	meta.go      what a superblock slot says       super.go     choosing and writing a slot
+//	block.go     the header that guards each block logtable.go  the activity log on disk
+//	create.go    making a replica                  bitpage.go   bitmap pages on disk
+//	open.go      opening one, and what is refused  backing.go   which file or device this is
+//	io.go        reads, writes, sync               zero.go      zeroes and trims
+//	fail.go      what makes a disk Failed          file.go      system calls, and where faults go in
+//	clone.go     a copy of a backing, to undo      dump.go      metadata shown to people
 package store

@@ -44,7 +44,7 @@ func Dump(metaPath string, w io.Writer, asJSON bool) error {
 		return fmt.Errorf("metadata %s: %w", metaPath, err)
 	}
 	defer f.close()
-	d, err := readDump(f)
+	d, err := readDump(fileDevice{f})
 	if err != nil {
 		return fmt.Errorf("metadata %s: %w", metaPath, err)
 	}
@@ -56,27 +56,27 @@ func Dump(metaPath string, w io.Writer, asJSON bool) error {
 	return d.print(w)
 }
 
-func readDump(f file) (dump, error) {
+func readDump(dev MetaDevice) (dump, error) {
 	d := dump{Format: formatVersion, Bitmaps: []dumpBitmap{}, Faults: []string{}}
 	fault := func(err error) {
 		if err != nil {
 			d.Faults = append(d.Faults, err.Error())
 		}
 	}
-	m, seq, warn, err := loadSuper(f)
+	m, seq, warn, err := loadSuper(dev)
 	if err != nil {
 		return d, err
 	}
 	d.Meta, d.Seq = m, seq
 	fault(warn)
-	t, warn, err := loadTable(f, layout{regions: m.Regions}, m.Instance)
+	t, warn, err := loadTable(dev, layout{regions: m.Regions}, m.Instance)
 	if err != nil && !errors.Is(err, ErrDamaged) {
 		return d, err
 	}
 	fault(errors.Join(warn, err))
 	d.Log = dumpLog{Seq: t.seq, Active: append([]bitmap.RegionIndex{}, t.active...), Lingering: append([]bitmap.RegionIndex{}, t.linger...)}
 	for slot := range MaxPeers {
-		b, bad, why, err := loadBitmap(f, layout{regions: m.Regions}, m.Size, slot, m.Instance)
+		b, bad, why, err := loadBitmap(dev, layout{regions: m.Regions}, m.Size, slot, m.Instance)
 		if err != nil {
 			fault(fmt.Errorf("bitmap slot %d: %w", slot, err))
 			continue

@@ -20,7 +20,7 @@ func TestDump_ShowsEverythingAndChangesNothing(t *testing.T) {
 	must(t, s.SaveBitmap(0, m))
 	must(t, s.SaveLog(regions{1, 2}))
 	must(t, s.Close(false))
-	patch(t, r.MetaPath, s.lay.pageOff(0, 5), []byte("rubbish"))
+	patch(t, r.MetaPath, s.meta.lay.pageOff(0, 5), []byte("rubbish"))
 	before, err := os.ReadFile(r.MetaPath)
 	must(t, err)
 	must(t, os.Chmod(r.MetaPath, 0o400))

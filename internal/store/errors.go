@@ -32,3 +32,6 @@ var (
 	ErrEpochBack = errors.New("epoch would go back")
 	ErrTooLarge  = errors.New("too large for its place in the metadata")
 )
+
+// ErrNoReflink is returned by Clone.
+var ErrNoReflink = errors.New("filesystem cannot share blocks between files")

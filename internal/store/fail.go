@@ -39,10 +39,7 @@ func (s *Store) fail(op string, cause error) error {
 		s.tasks.Go(func() {
 			// An error has no one to go to: the superblock then says what it said, and the
 			// ledger, which hears of the failure from the caller, removes this node anyway.
-			_ = s.change(func(m *Meta) {
-				m.State = Failed
-				m.Failure = f.Error()
-			})
+			_ = s.meta.MarkFailed(f.Error())
 		})
 	}
 	return s.Failed()
@@ -51,15 +48,23 @@ func (s *Store) fail(op string, cause error) error {
 // ioError judges an error of reading or writing, never of syncing: lack of space and of memory are
 // answers, anything else means that the disk cannot be trusted.
 func (s *Store) ioError(op string, err error) error {
-	for _, mild := range []error{unix.ENOSPC, unix.EDQUOT, unix.EFBIG, unix.ENOMEM, unix.EAGAIN} {
-		if errors.Is(err, mild) {
-			return fmt.Errorf("%s: %w", op, err)
-		}
+	if mild(err) {
+		return fmt.Errorf("%s: %w", op, err)
 	}
 	if errors.Is(err, io.ErrUnexpectedEOF) {
 		err = fmt.Errorf("%w: cut off while in use", ErrBackingShort)
 	}
 	return s.fail(op, err)
+}
+
+// mild reports whether err is an answer, not a failure of the disk.
+func mild(err error) bool {
+	for _, e := range []error{unix.ENOSPC, unix.EDQUOT, unix.EFBIG, unix.ENOMEM, unix.EAGAIN} {
+		if errors.Is(err, e) {
+			return true
+		}
+	}
+	return false
 }
 
 // syncData makes every write of the backing that completed before the call stable. It is not called
@@ -69,6 +74,10 @@ func (s *Store) syncData() error {
 	if err := s.data.datasync(); err != nil {
 		return s.fail("sync backing", err)
 	}
+	// Of two syncs at once, the kernel tells an error to one of them alone.
+	if err := s.Failed(); err != nil {
+		return err
+	}
 	for old := s.stable.Load(); old < before && !s.stable.CompareAndSwap(old, before); old = s.stable.Load() {
 	}
 	return nil
@@ -76,10 +85,3 @@ func (s *Store) syncData() error {
 
 // unsynced reports whether a completed write of the backing may not be stable.
 func (s *Store) unsynced() bool { return s.stable.Load() != s.written.Load() }
-
-func (s *Store) syncMeta() error {
-	if err := s.metaFile.datasync(); err != nil {
-		return s.fail("sync metadata", err)
-	}
-	return nil
-}

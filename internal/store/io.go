@@ -16,7 +16,7 @@ const maxBounce = 1 << 20
 
 // checkRange returns ErrRange unless [off, off+n) lies in the device.
 func (s *Store) checkRange(off, n int64) error {
-	if size := s.size.Load(); off < 0 || n < 0 || off > size || n > size-off {
+	if size := s.meta.Size(); off < 0 || n < 0 || off > size || n > size-off {
 		return fmt.Errorf("%w: %d bytes at %d of %d", ErrRange, n, off, size)
 	}
 	return nil

@@ -41,7 +41,7 @@ func TestSaveLog_DroppedRegionLingersUntilItsDataAndPagesAreStable(t *testing.T)
 	r := made(t, t.TempDir())
 	s, data, _ := r.openFaulty(t)
 	found := func() regions {
-		tab, warn, err := loadTable(s.metaFile, s.lay, s.instance)
+		tab, warn, err := loadTable(s.meta.dev, s.meta.lay, s.meta.instance)
 		must(t, errors.Join(warn, err))
 		return tab.suspects()
 	}
@@ -83,7 +83,7 @@ func TestSaveLog_RestartForgetsNoLingeringRegion(t *testing.T) {
 		t.Fatalf("recovered %v", active)
 	}
 	must(t, s.SaveLog(nil))
-	tab, _, err := loadTable(s.metaFile, s.lay, s.instance)
+	tab, _, err := loadTable(s.meta.dev, s.meta.lay, s.meta.instance)
 	if err != nil || !slices.Equal(tab.suspects(), regions{4}) || data.syncs != 1 {
 		t.Errorf("log %v, %d syncs of what the killed process wrote; %v", tab, data.syncs, err)
 	}
@@ -92,7 +92,7 @@ func TestSaveLog_RestartForgetsNoLingeringRegion(t *testing.T) {
 func TestSaveLog_AfterAStartWithMoreThanItHolds(t *testing.T) {
 	r := made(t, t.TempDir())
 	s := r.open(t)
-	many := make(regions, s.lay.maxEntries())
+	many := make(regions, s.meta.lay.maxEntries())
 	for i := range many {
 		many[i] = bitmap.RegionIndex(i)
 	}
@@ -111,19 +111,19 @@ func TestLogTable_TornAtAnyByteLeavesTheOlderOne(t *testing.T) {
 	s := r.open(t)
 	must(t, s.SaveLog(regions{9}))
 	must(t, s.SaveLog(regions{1, 2, 3, 4, 5, 9}))
-	size, slot := int(s.lay.tableSize()), (s.log.seq+1)%2
-	was := contents(t, r.MetaPath, s.lay.tableOff(slot), size)
-	other := contents(t, r.MetaPath, s.lay.tableOff(1-slot), size)
+	size, slot := int(s.meta.lay.tableSize()), (s.meta.log.seq+1)%2
+	was := contents(t, r.MetaPath, s.meta.lay.tableOff(slot), size)
+	other := contents(t, r.MetaPath, s.meta.lay.tableOff(1-slot), size)
 	must(t, s.SaveLog(regions{1, 2, 3, 9, 10, 11, 12, 13, 14}))
-	now := contents(t, r.MetaPath, s.lay.tableOff(slot), size)
+	now := contents(t, r.MetaPath, s.meta.lay.tableOff(slot), size)
 	if bytes.Equal(was, now) {
 		t.Fatal("the newer table went over the newest one")
 	}
 	tornSlots(was, now, func(cut int, b []byte) {
-		image := make([]byte, s.lay.bitmapOff())
-		copy(image[s.lay.tableOff(slot):], b)
-		copy(image[s.lay.tableOff(1-slot):], other)
-		got, warn, err := loadTable(memFile{b: image}, s.lay, s.instance)
+		image := make([]byte, s.meta.lay.bitmapOff())
+		copy(image[s.meta.lay.tableOff(slot):], b)
+		copy(image[s.meta.lay.tableOff(1-slot):], other)
+		got, warn, err := loadTable(fileDevice{memFile{b: image}}, s.meta.lay, s.meta.instance)
 		if err != nil || !slices.Equal(got.suspects(), regions{1, 2, 3, 4, 5, 9}) || warn == nil && !bytes.Equal(b, was) {
 			t.Fatalf("cut at %d: %v, %v, %v", cut, got, warn, err)
 		}
@@ -212,12 +212,12 @@ func (m *crashModel) crash(f *crashFile, times int) {
 		return
 	}
 	for range times {
-		image := memFile{b: f.image(m.rng)}
-		tab, _, err := loadTable(image, m.s.lay, m.s.instance)
+		image := fileDevice{memFile{b: f.image(m.rng)}}
+		tab, _, err := loadTable(image, m.s.meta.lay, m.s.meta.instance)
 		if err != nil {
 			m.t.Fatalf("no log after a crash: %v", err)
 		}
-		known, _, _, err := loadBitmap(image, m.s.lay, crashSize, 2, m.s.instance)
+		known, _, _, err := loadBitmap(image, m.s.meta.lay, crashSize, 2, m.s.meta.instance)
 		if err != nil {
 			m.t.Fatal(err)
 		}
@@ -365,7 +365,7 @@ func TestLoadBitmap_BadHalfPagesAreAllDirty(t *testing.T) {
 				must(t, s.SaveBitmap(slot, good))
 			}
 			must(t, s.Close(false))
-			c.spoil(t, r.MetaPath, s.lay)
+			c.spoil(t, r.MetaPath, s.meta.lay)
 			s = r.open(t)
 			want := good.Clone()
 			for _, e := range c.dirty {

@@ -7,6 +7,7 @@ import (
 	"slices"
 
 	"github.com/lockstep-ha/lockstep/bitmap"
+	"github.com/lockstep-ha/lockstep/internal/planted"
 )
 
 // table is the activity log as it stands in one of its two places.
@@ -96,11 +97,11 @@ func ascending(list []bitmap.RegionIndex) bool {
 }
 
 // loadTable reads both places and returns the newer valid table; warn tells of one passed over.
-func loadTable(f file, l layout, instance uint64) (t table, warn, err error) {
+func loadTable(dev MetaDevice, l layout, instance uint64) (t table, warn, err error) {
 	var bad []error
 	b := make([]byte, l.tableSize())
 	for slot := range uint64(2) {
-		err := readFull(f, b, l.tableOff(slot))
+		err := readBlocks(dev, b, l.tableOff(slot))
 		var found table
 		if err == nil {
 			found, err = decodeTable(b, slot, instance)
@@ -120,67 +121,73 @@ func loadTable(f file, l layout, instance uint64) (t table, warn, err error) {
 	return t, errors.Join(bad...), nil
 }
 
-// Recovered returns the activity log as Open found it, ascending, and whether the stop before was
+// Recovered returns the activity log as the start found it, ascending, and whether the stop before was
 // clean. There may be up to twice as many regions as the log's capacity. After an unclean stop
 // they are suspect; after a clean one, too, if there are any: the caller left them because they
 // were above the watermark.
-func (s *Store) Recovered() (active []bitmap.RegionIndex, clean bool) {
-	return slices.Clone(s.recovered), s.wasClean
+func (m *Metadata) Recovered() (active []bitmap.RegionIndex, clean bool) {
+	return slices.Clone(m.recovered), m.wasClean
+}
+
+// LogSeq returns how often the activity log was changed since the metadata was made. It never falls
+// but when an older copy of the metadata is put back, and it rises before a write goes to a region
+// that the log did not name: so a copy that was put back either says so, or names what it lacks.
+func (m *Metadata) LogSeq() uint64 {
+	m.logMu.Lock()
+	defer m.logMu.Unlock()
+	return m.log.seq
 }
 
 // SaveLog makes the activity log on disk list exactly the regions of active, ascending, as seen by
-// a later Open; regions that it drops may be listed until the next SaveLog, see table. The same
-// fdatasync makes all bitmap pages durable that were saved before. If regions are dropped, the data
-// of the backing is made stable as well, at the same time: where a write was lost, the log must know.
-// On an error the log on disk is the one before, or the new one.
-func (s *Store) SaveLog(active []bitmap.RegionIndex) error {
-	if err := s.enter(); err != nil {
-		return err
-	}
-	defer s.leave()
-	s.logMu.Lock()
-	defer s.logMu.Unlock()
-	return s.saveLog(active)
+// a later start; regions that it drops may be listed until the next SaveLog, see table. The same
+// Sync makes all bitmap pages durable that were saved before. If regions are dropped, the data has to
+// become stable as well: where a write was lost, the log must know. syncData does that; nil says that
+// what was written to those regions is stable already. On an error the log on disk is the one before,
+// or the new one. Errors: those of syncData, *MetaError.
+func (m *Metadata) SaveLog(active []bitmap.RegionIndex, syncData func() error) error {
+	m.logMu.Lock()
+	defer m.logMu.Unlock()
+	return m.saveLog(active, syncData)
 }
 
-func (s *Store) saveLog(active []bitmap.RegionIndex) error {
-	if !ascending(active) || len(active) > s.lay.maxEntries() {
+func (m *Metadata) saveLog(active []bitmap.RegionIndex, syncData func() error) error {
+	if !ascending(active) || len(active) > m.lay.maxEntries() {
 		panic(fmt.Sprintf("store: activity log of %d regions, ascending %t", len(active), ascending(active)))
 	}
-	next := table{seq: s.log.seq + 1, active: slices.Clone(active)}
-	dropped := without(s.log.active, active)
-	syncData := len(dropped) > 0 && s.unsynced()
-	if len(dropped) > 0 && (syncData || s.pagesUnsynced.Load()) {
+	next := table{seq: m.log.seq + 1, active: slices.Clone(active)}
+	dropped := without(m.log.active, active)
+	if len(dropped) == 0 {
+		syncData = nil
+	}
+	if (syncData != nil || m.pagesUnsynced) && !planted.On(planted.LogLingerSkipped) {
 		next.linger = dropped
 	}
-	if len(next.active)+len(next.linger) > s.lay.maxEntries() {
+	if len(next.active)+len(next.linger) > m.lay.maxEntries() {
 		// Only after a Recovered of more than the capacity: no room to let them linger.
-		if err := s.syncBoth(syncData); err != nil {
+		if err := m.syncBoth(syncData); err != nil {
 			return err
 		}
-		syncData, next.linger = false, nil
+		syncData, next.linger = nil, nil
 	}
-	b := encodeTable(next, s.instance)
-	if err := writeFull(s.metaFile, b, s.lay.tableOff(next.seq%2), false); err != nil {
-		return s.ioError("write activity log", err)
-	}
-	if err := s.syncBoth(syncData); err != nil {
+	b := encodeTable(next, m.instance)
+	if err := m.write("write activity log", b, m.lay.tableOff(next.seq%2), false); err != nil {
 		return err
 	}
-	s.log = next
-	s.pagesUnsynced.Store(false)
+	if err := m.syncBoth(syncData); err != nil {
+		return err
+	}
+	m.log = next
+	m.pagesUnsynced = false
 	return nil
 }
 
-// syncBoth makes the metadata file stable and, at the same time, the backing if data says so.
-func (s *Store) syncBoth(data bool) error {
-	if !data {
-		return s.syncMeta()
+// syncBoth makes the metadata stable and, if there is a way given, the data.
+func (m *Metadata) syncBoth(syncData func() error) error {
+	syncMeta := func() error { return m.sync(false) }
+	if syncData == nil || planted.On(planted.EvictWithoutDataSync) {
+		return syncMeta()
 	}
-	done := make(chan error, 1)
-	go func() { done <- s.syncData() }()
-	err := s.syncMeta()
-	return errors.Join(err, <-done)
+	return m.together(syncMeta, syncData)
 }
 
 // without returns the members of a that are not in b. Both are ascending.

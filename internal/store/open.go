@@ -75,28 +75,11 @@ func (s *Store) openMeta(o OpenOptions) error {
 		}
 		return err
 	}
-	var warn error
-	if s.meta, s.metaSeq, warn, err = loadSuper(s.metaFile); err != nil {
+	if s.meta, err = loadMetadata(fileDevice{s.metaFile}); err != nil {
 		return err
 	}
-	s.warn(warn)
-	if err := o.expect(s.meta.Identity); err != nil {
-		return err
-	}
-	s.instance, s.lay = s.meta.Instance, layout{regions: s.meta.Regions}
-	s.size.Store(s.meta.Size)
-	length, err := s.metaFile.seek(0, unix.SEEK_END)
-	if err != nil {
-		return err
-	}
-	if want := s.lay.fileSize(s.meta.Size); length < want {
-		return fmt.Errorf("%w: file of %d bytes, not %d", ErrDamaged, length, want)
-	}
-	if s.log, warn, err = loadTable(s.metaFile, s.lay, s.instance); err != nil {
-		return err
-	}
-	s.warn(warn)
-	return nil
+	s.meta.together = s.syncBoth
+	return o.expect(s.meta.Meta().Identity)
 }
 
 // expect compares what was found with what the caller looks for.
@@ -125,52 +108,43 @@ func (s *Store) openData(o OpenOptions) error {
 	if err := now.identify(f.fd()); err != nil {
 		return err
 	}
-	if length < s.meta.Size { // said first: a file that was cut is changed, too
-		return fmt.Errorf("backing %s: %w: %d of %d bytes", o.DataPath, ErrBackingShort, length, s.meta.Size)
+	was := s.meta.Meta()
+	if length < was.Size { // said first: a file that was cut is changed, too
+		return fmt.Errorf("backing %s: %w: %d of %d bytes", o.DataPath, ErrBackingShort, length, was.Size)
 	}
-	if err := s.meta.Backing.differs(now, s.meta.Boot == o.BootID, s.meta.Clean); err != nil {
+	if err := was.Backing.differs(now, was.Boot == o.BootID, was.Clean); err != nil {
 		return fmt.Errorf("backing %s: %w", o.DataPath, err)
 	}
 	if !o.Direct {
 		return nil
 	}
 	s.memAlign, s.align, err = alignments(f.fd(), block)
-	if err == nil && s.meta.Size%s.align != 0 {
-		err = fmt.Errorf("%w: size %d is no multiple of %d", ErrDirectUnsupported, s.meta.Size, s.align)
+	if err == nil && was.Size%s.align != 0 {
+		err = fmt.Errorf("%w: size %d is no multiple of %d", ErrDirectUnsupported, was.Size, s.align)
 	}
 	return err
 }
 
 // start takes over what the last process left and records that this one is using it.
 func (s *Store) start(o OpenOptions) error {
-	s.recovered, s.wasClean = s.log.suspects(), s.meta.Clean
-	// Until the first sync anything may be unstable, but for what a clean stop has synced; and what
-	// lingered has not been seen to leave.
-	s.log.active, s.log.linger = s.recovered, nil
-	if !s.wasClean {
-		s.written.Store(1)
-		s.pagesUnsynced.Store(true)
+	was := s.meta.Meta()
+	if !was.Clean {
+		s.written.Store(1) // until the first sync anything may be unstable
 	}
-	if s.meta.State == Failed {
-		s.failure.Store(&diskFailure{op: "recorded by an earlier process", cause: errors.New(s.meta.Failure)})
-		return nil
+	if was.State == Failed {
+		s.failure.Store(&diskFailure{op: "recorded by an earlier process", cause: errors.New(was.Failure)})
 	}
 	var now Backing
 	if err := now.identify(s.data.fd()); err != nil {
 		return err
 	}
-	crashed := !s.meta.Clean && s.meta.Boot != o.BootID
-	return s.change(func(m *Meta) {
-		// Rule 9: one slot holds the mark and the new boot id, so no crash can keep the id alone.
-		m.Unclean = m.Unclean || crashed || len(s.Warnings()) > 0
-		m.Clean = false
-		m.Boot = o.BootID
-		m.Backing.Path, m.Backing.Dev = o.DataPath, now.Dev
-		if m.Backing.Born == 0 {
-			m.Backing.Born = now.Born
+	return s.judge(s.meta.start(o.BootID, func(b *Backing) {
+		b.Path, b.Dev = o.DataPath, now.Dev
+		if b.Born == 0 {
+			b.Born = now.Born
 		}
-		if m.Backing.Serial == "" {
-			m.Backing.Serial = now.Serial
+		if b.Serial == "" {
+			b.Serial = now.Serial
 		}
-	})
+	}))
 }

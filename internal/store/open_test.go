@@ -179,7 +179,7 @@ func TestOpen_ReplicaHeldByAnotherProcessIsLocked(t *testing.T) {
 	}
 	in.Close()
 	must(t, cmd.Wait())
-	if s := r.open(t); !s.wasClean {
+	if s := r.open(t); !s.meta.wasClean {
 		t.Error("the other process did not stop cleanly")
 	}
 }
@@ -276,7 +276,7 @@ func TestSuperblock_TornAtAnyByteLeavesTheOlderOne(t *testing.T) {
 	r := made(t, t.TempDir())
 	s := r.open(t)
 	must(t, s.UpdateMeta(func(m *Meta) { m.Epoch = 8; m.Peers = []PeerSlot{{Node: "b", Instance: 5, LastSession: 6}} }))
-	slot := (s.metaSeq + 1) % 2
+	slot := (s.meta.seq + 1) % 2
 	was := contents(t, r.MetaPath, superOff(slot), superSize)
 	other := contents(t, r.MetaPath, superOff(1-slot), superSize)
 	must(t, s.UpdateMeta(func(m *Meta) { m.Epoch = 9; m.Lineage = append(m.Lineage, 1, 2, 3, 4) }))
@@ -286,7 +286,7 @@ func TestSuperblock_TornAtAnyByteLeavesTheOlderOne(t *testing.T) {
 		image := make([]byte, 2*superSize)
 		copy(image[superOff(slot):], b)
 		copy(image[superOff(1-slot):], other)
-		m, _, warn, err := loadSuper(memFile{b: image})
+		m, _, warn, err := loadSuper(fileDevice{memFile{b: image}})
 		if err != nil || m.Epoch != 8 || len(m.Peers) != 1 {
 			t.Fatalf("cut at %d: epoch %d, %v", cut, m.Epoch, err)
 		}
@@ -305,7 +305,7 @@ func TestSuperblock_TornAtAnyByteLeavesTheOlderOne(t *testing.T) {
 func TestOpen_TornSuperblockMarksUnclean(t *testing.T) {
 	r := made(t, t.TempDir())
 	s := r.open(t)
-	seq := s.metaSeq
+	seq := s.meta.seq
 	must(t, s.Close(true))
 	patch(t, r.MetaPath, superOff(seq%2)+100, []byte("torn"))
 	s = r.open(t)

@@ -20,7 +20,7 @@ func (s *Store) Resize(size int64) error {
 		return err
 	}
 	defer s.leave()
-	old := s.size.Load()
+	old := s.meta.Size()
 	switch {
 	case size < old:
 		return fmt.Errorf("%w: from %d to %d bytes", ErrShrink, old, size)
@@ -32,14 +32,7 @@ func (s *Store) Resize(size int64) error {
 	if err := s.growData(old, size); err != nil {
 		return err
 	}
-	if err := s.metaFile.truncate(s.lay.fileSize(size)); err != nil {
-		return s.ioError("grow metadata", err)
-	}
-	if err := s.change(func(m *Meta) { m.Size = size }); err != nil {
-		return err
-	}
-	s.size.Store(size)
-	return nil
+	return s.judge(s.meta.Resize(size))
 }
 
 // growData makes the backing at least size bytes long, with zeros from byte old on, stable.

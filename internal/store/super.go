@@ -2,9 +2,12 @@ package store
 
 import (
 	"bytes"
+	"encoding/binary"
 	"encoding/json"
 	"errors"
 	"fmt"
+
+	"github.com/lockstep-ha/lockstep/internal/planted"
 )
 
 // encodeSuper returns the bytes of a superblock slot that says m, in whole disk blocks.
@@ -55,11 +58,11 @@ func decodeSuper(b []byte, slot uint64) (m Meta, seq uint64, err error) {
 // loadSuper reads both slots and returns the newer valid one. warn tells of a slot that had to be
 // passed over; a write of it was cut off by a crash, or the disk lost it since. A slot of a newer
 // version refuses the whole file: what it says is newer than what we could fall back to.
-func loadSuper(f file) (m Meta, seq uint64, warn, err error) {
+func loadSuper(dev MetaDevice) (m Meta, seq uint64, warn, err error) {
 	var bad []error
-	b := make([]byte, superSize)
 	for slot := range uint64(2) {
-		if err := readFull(f, b, superOff(slot)); err != nil {
+		b, err := readSuper(dev, slot)
+		if err != nil {
 			bad = append(bad, fmt.Errorf("superblock %d: %w", slot, err))
 			continue
 		}
@@ -81,60 +84,79 @@ func loadSuper(f file) (m Meta, seq uint64, warn, err error) {
 	return m, seq, errors.Join(bad...), nil
 }
 
-// Meta returns what the newest superblock says. The copy is the caller's.
-func (s *Store) Meta() Meta {
-	s.metaMu.Lock()
-	defer s.metaMu.Unlock()
-	return s.meta.Clone()
-}
-
-// SaveMeta makes m durable before it returns, but for the fields that belong to the store, which
-// keep their values (see Meta). On an error the superblock says what it said before, or m.
-// Errors: ErrEpochBack, ErrTooLarge, ErrFailed, ErrClosed, and ENOSPC on a copy-on-write filesystem.
-func (s *Store) SaveMeta(m Meta) error {
-	return s.UpdateMeta(func(cur *Meta) { *cur = m.Clone() })
-}
-
-// UpdateMeta lets f change a copy of the present Meta and makes it durable, as SaveMeta does, with
-// no other change in between. f must not call the store.
-func (s *Store) UpdateMeta(f func(*Meta)) error {
-	if err := s.enter(); err != nil {
-		return err
+// readSuper returns the disk blocks of a slot that say something, as far as the first one can be
+// believed. Most superblocks fit into it.
+func readSuper(dev MetaDevice, slot uint64) ([]byte, error) {
+	b := make([]byte, diskBlock)
+	err := readBlocks(dev, b, superOff(slot))
+	n := headerSize + int64(binary.BigEndian.Uint32(b[12:]))
+	if err == nil && n > diskBlock && n <= superSize {
+		b = make([]byte, roundUp(n, diskBlock))
+		err = readBlocks(dev, b, superOff(slot))
 	}
-	defer s.leave()
-	return s.change(func(m *Meta) {
-		own := *m
-		f(m)
-		m.Identity, m.Regions, m.Backing = own.Identity, own.Regions, own.Backing
-		m.Boot, m.Clean, m.Failure = own.Boot, own.Clean, own.Failure
+	return b, err
+}
+
+// Meta returns what the newest superblock says. The copy is the caller's.
+func (m *Metadata) Meta() Meta {
+	m.superMu.Lock()
+	defer m.superMu.Unlock()
+	return m.meta.Clone()
+}
+
+// UpdateMeta lets f change a copy of the present Meta and makes it durable before it returns, with
+// no other change in between; the fields that belong to the store keep their values (see Meta). On an
+// error the superblock says what it said before, or what f made of it. Errors: ErrEpochBack,
+// ErrTooLarge, *MetaError.
+func (m *Metadata) UpdateMeta(f func(*Meta)) error {
+	return m.change(false, func(c *Meta) {
+		own := *c
+		f(c)
+		c.Identity, c.Regions, c.Backing = own.Identity, own.Regions, own.Backing
+		c.Boot, c.Clean, c.Failure = own.Boot, own.Clean, own.Failure
 		if own.State == Failed {
-			m.State = Failed // recorded since the caller looked; rule 13
+			c.State = Failed // recorded since the caller looked; rule 13
 		}
+	})
+}
+
+// MarkFailed records that the disk has failed, and why. It is tried even after a fatal error: the
+// metadata may stand on another disk than the data. When it fails, the superblock says what it said.
+func (m *Metadata) MarkFailed(why string) error {
+	return m.change(true, func(c *Meta) {
+		c.State = Failed
+		c.Failure = why
 	})
 }
 
 // change makes what f does to the Meta durable: it writes the slot that does not hold the newest
 // superblock, then waits for the disk. After an error that slot is the one written next, too, so
-// the newest valid superblock is never overwritten.
-func (s *Store) change(f func(*Meta)) error {
-	s.metaMu.Lock()
-	defer s.metaMu.Unlock()
-	m := s.meta.Clone()
-	f(&m)
-	if m.Epoch < s.meta.Epoch {
-		return fmt.Errorf("%w: from %d to %d", ErrEpochBack, s.meta.Epoch, m.Epoch)
+// the newest valid superblock is never overwritten. last: also to a failed disk.
+func (m *Metadata) change(last bool, f func(*Meta)) error {
+	m.superMu.Lock()
+	defer m.superMu.Unlock()
+	next := m.meta.Clone()
+	f(&next)
+	if next.Epoch < m.meta.Epoch {
+		return fmt.Errorf("%w: from %d to %d", ErrEpochBack, m.meta.Epoch, next.Epoch)
 	}
-	seq := s.metaSeq + 1
-	b, err := encodeSuper(m, seq)
+	seq := m.seq + 1
+	if planted.On(planted.SameSlotTwice) {
+		seq++
+	}
+	b, err := encodeSuper(next, seq)
 	if err != nil {
-		return fmt.Errorf("resource %s: metadata: %w", s.meta.Resource, err)
+		return fmt.Errorf("resource %s: metadata: %w", m.meta.Resource, err)
 	}
-	if err := writeFull(s.metaFile, b, superOff(seq%2), false); err != nil {
-		return s.ioError("write superblock", err)
-	}
-	if err := s.syncMeta(); err != nil {
+	if err := m.write("write superblock", b, superOff(seq%2), last); err != nil {
 		return err
 	}
-	s.meta, s.metaSeq = m, seq
+	if !planted.On(planted.MetaSyncSkipped) {
+		err = m.sync(last)
+	}
+	if err != nil {
+		return err
+	}
+	m.meta, m.seq = next, seq
 	return nil
 }

@@ -153,7 +153,7 @@ func (s *Store) Extents(dst []Segment, e bitmap.Extent, limit int) ([]Segment, e
 		data, end := e.Off, e.End()
 		if !s.block {
 			var err error
-			if data, end, err = s.nextData(e); err != nil {
+			if data, end, err = nextData(s.data, e.Off, e.End()); err != nil {
 				return dst, s.ioError("map backing", err)
 			}
 		}
@@ -167,19 +167,20 @@ func (s *Store) Extents(dst []Segment, e bitmap.Extent, limit int) ([]Segment, e
 	return dst, nil
 }
 
-// nextData returns where the first data of e begins and ends, both e.End() at most.
-func (s *Store) nextData(e bitmap.Extent) (data, end int64, err error) {
-	data, err = s.data.seek(e.Off, unix.SEEK_DATA)
+// nextData returns where the first data of f in [off, limit) begins and ends, both limit at most. A
+// file that cannot tell is data throughout.
+func nextData(f file, off, limit int64) (data, end int64, err error) {
+	data, err = f.seek(off, unix.SEEK_DATA)
 	switch {
 	case err == unix.ENXIO:
-		return e.End(), e.End(), nil
+		return limit, limit, nil
 	case err == unix.EINVAL || unsupported(err):
-		return e.Off, e.End(), nil
+		return off, limit, nil
 	case err != nil:
 		return 0, 0, err
-	case data >= e.End():
-		return e.End(), e.End(), nil
+	case data >= limit:
+		return limit, limit, nil
 	}
-	end, err = s.data.seek(data, unix.SEEK_HOLE)
-	return data, min(end, e.End()), err
+	end, err = f.seek(data, unix.SEEK_HOLE)
+	return data, min(end, limit), err
 }

@@ -64,8 +64,9 @@ func (t *Transport) judge(h *hello) (verdict, error) {
 }
 
 // Dial connects to addr and returns the connection when the other end has proven that it is
-// node, of this cluster, and has accepted this node's proof. The result is a *net.TCPConn, owned
-// by the caller. ctx bounds all of Dial, and no longer the connection afterwards.
+// node, of this cluster, and has accepted this node's proof. The result is a *net.TCPConn, or what
+// Config.Connect has made, owned by the caller. ctx bounds all of Dial, and no longer the
+// connection afterwards.
 //
 // Errors: ErrKey, ErrCluster, ErrVersion, ErrNode, ErrService, ErrProtocol, ErrClosed, or the
 // error of the network.
@@ -75,8 +76,7 @@ func (t *Transport) Dial(ctx context.Context, addr, node, service string) (net.C
 	}
 	ctx, cancel := context.WithTimeout(ctx, t.cfg.HandshakeTimeout)
 	defer cancel()
-	var d net.Dialer
-	conn, err := d.DialContext(ctx, "tcp", addr)
+	conn, err := t.cfg.Connect(ctx, addr)
 	if err != nil {
 		return nil, fmt.Errorf("node %s: %w", node, err)
 	}

@@ -32,6 +32,9 @@ type Config struct {
 	HandshakeTimeout time.Duration // for a whole handshake; 0: 5 s
 	MaxHandshakes    int           // connections that have not proven themselves; 0: 64
 	Logger           *slog.Logger  // nil: slog.Default()
+
+	// Connect opens the connection on which Dial does its handshake. nil: TCP.
+	Connect func(ctx context.Context, addr string) (net.Conn, error)
 }
 
 // Validate lists everything that is wrong with c; the error wraps ErrConfig.
@@ -86,7 +89,15 @@ func New(cfg Config) (*Transport, error) {
 	if cfg.Logger == nil {
 		cfg.Logger = slog.Default()
 	}
+	if cfg.Connect == nil {
+		cfg.Connect = connectTCP
+	}
 	return &Transport{cfg: cfg, log: cfg.Logger, services: map[string]Handler{}, listeners: map[string]*listener{}}, nil
+}
+
+func connectTCP(ctx context.Context, addr string) (net.Conn, error) {
+	var d net.Dialer
+	return d.DialContext(ctx, "tcp", addr)
 }
 
 // Handle names the handler of a service. A connection for a service without one is refused with

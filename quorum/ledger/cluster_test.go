@@ -128,7 +128,7 @@ func (c *cluster) untilLink(name, peer string, up bool) {
 	timeout, cancel := context.WithTimeout(context.Background(), 60*time.Second)
 	defer cancel()
 	n := c.nodes[name]
-	for n.mesh.up(peer) != up {
+	for n.mesh.Up(peer) != up {
 		if err := n.call(timeout, func() {}); err != nil {
 			c.Fatalf("link %s to %s never became up=%t", name, peer, up)
 		}
@@ -161,7 +161,7 @@ func (c *cluster) toLeader(name string) {
 			return
 		}
 		n := c.nodes[lead]
-		if err := n.call(context.Background(), func() { n.rn.TransferLeader(id) }); err != nil {
+		if err := n.call(context.Background(), func() { n.v.Transfer(id) }); err != nil {
 			c.Fatal(err)
 		}
 		c.until(lead, "deposed", func(s Status) bool { return !s.IsLeader })

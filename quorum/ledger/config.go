@@ -9,6 +9,7 @@ import (
 	"time"
 
 	"github.com/lockstep-ha/lockstep/quorum"
+	"github.com/lockstep-ha/lockstep/quorum/voter"
 )
 
 // Service is the name under which the ledger listens on the transport.
@@ -18,22 +19,33 @@ const Service = "ledger"
 var (
 	ErrConfig   = errors.New("the ledger is not set up correctly")
 	ErrLocked   = errors.New("the ledger file is in use by another process")
-	ErrForeign  = errors.New("the ledger file belongs to another cluster or node")
-	ErrCorrupt  = errors.New("the ledger file is damaged")
-	ErrClosed   = errors.New("the ledger is closed")
-	ErrTooLarge = errors.New("the command is too large")
+	ErrForeign  = voter.ErrForeign
+	ErrCorrupt  = voter.ErrCorrupt
+	ErrClosed   = voter.ErrClosed
+	ErrTooLarge = voter.ErrTooLarge
 )
 
 // Errors of a proposal or a read.
 var (
 	// ErrNotProposed: the command is in no log and cannot get into one any more.
-	ErrNotProposed = errors.New("certainly not done")
+	ErrNotProposed = voter.ErrNotProposed
 	// ErrOutcomeUnknown: the command may have been applied, or may yet be. Who must know waits,
 	// or has a NoOp applied, after which it cannot apply any more.
-	ErrOutcomeUnknown = errors.New("outcome unknown")
+	ErrOutcomeUnknown = voter.ErrOutcomeUnknown
 	// ErrNoQuorum: no majority of the voters confirmed that the state is fresh.
 	ErrNoQuorum = errors.New("no quorum")
 )
+
+// Errors of opening an incarnation, and of deciding between two.
+var (
+	ErrNotVoter   = voter.ErrNotVoter
+	ErrAlone      = voter.ErrAlone
+	ErrStopped    = voter.ErrStopped
+	ErrNoConflict = voter.ErrNoConflict
+)
+
+// MaxProposal is the largest proposal, in bytes: the encoded command and its id.
+const MaxProposal = voter.MaxProposal
 
 // Member is one node of the static list in the node file.
 type Member struct {
@@ -136,12 +148,12 @@ func (c Config) Validate() error {
 	return fmt.Errorf("%w: %w", ErrConfig, errors.Join(all...))
 }
 
-// founder is the member that founds the ledger: the first one with data.
-func (c *Config) founder() string {
+// voterConfig is what the pure part needs of c.
+func (c *Config) voterConfig() voter.Config {
+	vc := voter.Config{Cluster: c.Cluster, Node: c.Node, ElectionTicks: c.ElectionTicks, HeartbeatTicks: c.HeartbeatTicks,
+		SnapshotEntries: c.SnapshotEntries, KeepEntries: c.KeepEntries}
 	for _, m := range c.Members {
-		if !m.Witness {
-			return m.Name
-		}
+		vc.Members = append(vc.Members, voter.Member{Name: m.Name, Witness: m.Witness})
 	}
-	return ""
+	return vc
 }

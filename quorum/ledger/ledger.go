@@ -5,17 +5,15 @@ import (
 	"crypto/rand"
 	"encoding/binary"
 	"errors"
-	"fmt"
 	"log/slog"
-	"math"
 	"net"
+	"slices"
 	"sync"
 	"sync/atomic"
 	"time"
 
-	"go.etcd.io/raft/v3"
-
 	"github.com/lockstep-ha/lockstep/quorum"
+	"github.com/lockstep-ha/lockstep/quorum/voter"
 )
 
 // Ledger is one node's voter and its copy of the state. All methods may be called from any
@@ -35,33 +33,16 @@ type Ledger struct {
 	status atomic.Pointer[Status]
 	moved  atomic.Pointer[chan struct{}] // closed when status moves
 
-	subs subscribers
-	mesh *mesh
-
-	// What follows belongs to the loop, and before Run to Open.
-	store     *store
-	mach      *machine // nil while the ledger is not founded here
-	rn        *raft.RawNode
-	ticks     int
-	changed   bool // the state moved since it was last published
-	logBytes  int  // bytes of entries since the last snapshot
-	newConf   bool // the voters changed since the last snapshot
-	problem   string
-	proposals map[proposalID]*proposal
-	reads     map[uint64]*read
-	nextRead  uint64
-	answers   []answered             // to be given once the state is published
-	leaving   map[chan struct{}]bool // closed when this node does not lead any more
-	lastLead  leadership
-	reported  reportKey
-	place     placement
-	foreign   int // messages of other incarnations, for the log
+	subs  subscribers
+	mesh  *mesh
+	store *store
+	v     *voter.Voter // the loop's, and before Run Open's
 }
 
 // inbound is a frame for this voter.
 type inbound struct {
 	peer string
-	f    frame
+	f    voter.Frame
 }
 
 // Open opens or makes this node's ledger file and registers the ledger's service with the
@@ -74,108 +55,64 @@ func Open(cfg Config) (*Ledger, error) {
 		return nil, err
 	}
 	cfg.setDefaults()
-	st, err := openStore(cfg.Dir, cfg.Cluster, cfg.Node, randomID)
+	st, err := openStore(cfg.Dir)
 	if err != nil {
 		return nil, err
 	}
 	l := &Ledger{
 		cfg: cfg, log: cfg.Logger.With("node", cfg.Node), store: st,
 		inbox: make(chan inbound, 1024), calls: make(chan func()), begun: make(chan struct{}), done: make(chan struct{}),
-		proposals: map[proposalID]*proposal{}, reads: map[uint64]*read{}, leaving: map[chan struct{}]bool{},
 	}
 	l.moved.Store(new(make(chan struct{})))
 	l.subs.wake = make(chan struct{}, 1)
 	l.mesh = &mesh{
-		self: cfg.Node, ping: time.Duration(cfg.HeartbeatTicks) * cfg.TickInterval, log: l.log, voter: st.id.Voter,
-		links: map[string]*link{}, nodes: map[uint64]string{}, deliver: l.deliver, answer: l.answerAsk,
+		self: cfg.Node, ping: time.Duration(cfg.HeartbeatTicks) * cfg.TickInterval, log: l.log,
+		links: map[string]*link{}, deliver: l.deliver, answer: l.answerAsk,
 		dial: func(ctx context.Context, addr, node string) (net.Conn, error) {
 			return cfg.Transport.Dial(ctx, addr, node, Service)
 		},
 	}
-	if err := l.restore(); err != nil {
-		st.close()
-		return nil, err
+	l.mesh.router = voter.NewRouter(cfg.Node, meshLinks{l.mesh})
+	vc := cfg.voterConfig()
+	vc.Logger, vc.RaftLogger, vc.OnState, vc.OnStatus = l.log, raftLogger{l.log}, l.showState, l.showStatus
+	if l.v, err = voter.New(vc, st, l.mesh, randomWord); err != nil {
+		return nil, errors.Join(err, st.close())
 	}
 	cfg.Transport.Handle(Service, l.accept)
 	return l, nil
 }
 
-// restore rebuilds the machine from the snapshot and the applied entries behind it, and raft
-// from the rest.
-func (l *Ledger) restore() error {
-	if !l.store.empty() {
-		snap, err := l.store.mem.Snapshot()
-		if err != nil {
-			return fmt.Errorf("%w: %w", ErrCorrupt, err)
-		}
-		if l.mach, err = decodeMachine(snap.GetData()); err != nil {
-			return err
-		}
-		l.newConf = snap.GetMetadata().GetConfState().Equivalent(l.store.conf) != nil
-		first := snap.GetMetadata().GetIndex() + 1
-		if l.store.applied >= first {
-			ents, err := l.store.mem.Entries(first, l.store.applied+1, math.MaxUint64)
-			if err != nil {
-				return fmt.Errorf("%w: %w", ErrCorrupt, err)
-			}
-			for _, e := range ents {
-				if isConfChange(e) {
-					continue // the stored configuration has it already
-				}
-				if _, _, err := l.mach.apply(e.GetIndex(), e.GetData()); err != nil {
-					return err
-				}
-			}
-		}
-	}
-	if l.store.id.Lost {
-		l.problem = lossProblem(l.cfg.Node)
-	}
-	l.changed = true
-	if err := l.startRaft(); err != nil {
-		return err
-	}
-	l.publish()
-	if v := l.store.conf.GetVoters(); len(v) == 1 && v[0] == l.store.id.Voter {
-		return l.rn.Campaign() // nobody else to wait for
-	}
-	return nil
+func randomWord() uint64 {
+	var b [8]byte
+	rand.Read(b[:])
+	return binary.BigEndian.Uint64(b[:])
 }
 
-func (l *Ledger) startRaft() error {
-	rn, err := raft.NewRawNode(&raft.Config{
-		ID:              l.store.id.Voter,
-		ElectionTick:    l.cfg.ElectionTicks,
-		HeartbeatTick:   l.cfg.HeartbeatTicks,
-		Storage:         raftStorage{MemoryStorage: l.store.mem, conf: l.store.conf},
-		Applied:         l.store.applied,
-		MaxSizePerMsg:   1 << 20,
-		MaxInflightMsgs: 64,
-		// What a leader without a quorum piles up is bounded; beyond it proposals are dropped.
-		MaxUncommittedEntriesSize: 16 << 20,
-		CheckQuorum:               true,
-		PreVote:                   true,
-		DisableProposalForwarding: true, // proposals travel in frames of their own, with an answer
-		StepDownOnRemoval:         true,
-		Logger:                    raftLogger{l.log},
-	})
-	if err != nil {
-		return fmt.Errorf("start raft: %w", err)
-	}
-	l.rn = rn
-	return nil
+// showState gives the newest state to readers and subscribers.
+func (l *Ledger) showState(s *quorum.State) {
+	l.state.Store(s)
+	l.connect()
+	l.subs.signal()
 }
 
-// randomID returns a random id that raft accepts for a voter: neither 0 nor one of its two
-// reserved values.
-func randomID() uint64 {
-	for {
-		var b [8]byte
-		rand.Read(b[:])
-		if v := binary.BigEndian.Uint64(b[:]); v != 0 && v < math.MaxUint64-1 {
-			return v
+// connect keeps links to all nodes of the list and of the state. Where both name an address,
+// the list wins: it is what the operator of this node wrote last.
+func (l *Ledger) connect() {
+	addrs := map[string]string{}
+	if s := l.state.Load(); s != nil {
+		for _, n := range s.Nodes {
+			addrs[n.Name] = n.Addr
 		}
 	}
+	for _, m := range l.cfg.Members {
+		addrs[m.Name] = m.Addr
+	}
+	l.mesh.connect(addrs)
+}
+
+func (l *Ledger) showStatus(s Status) {
+	l.status.Store(&s)
+	close(*l.moved.Swap(new(make(chan struct{}))))
 }
 
 // Run takes part in the ledger until ctx ends, and closes the ledger file. It may be called
@@ -192,7 +129,7 @@ func (l *Ledger) Run(ctx context.Context) error {
 	var wg sync.WaitGroup
 	close(l.begun)
 	wg.Go(func() { l.subs.run(ctx, l.state.Load) })
-	if l.mach == nil {
+	if l.v.NeedsFounding() {
 		wg.Go(func() { l.bootstrap(ctx) })
 	}
 	err := l.loop(ctx)
@@ -201,6 +138,33 @@ func (l *Ledger) Run(ctx context.Context) error {
 	wg.Wait()
 	l.mesh.wg.Wait()
 	return errors.Join(err, l.store.close())
+}
+
+// loop owns the voter.
+func (l *Ledger) loop(ctx context.Context) error {
+	ticker := time.NewTicker(l.cfg.TickInterval)
+	defer ticker.Stop()
+	l.connect()
+	for {
+		if err := l.v.Ready(); err != nil {
+			l.log.Error("ledger stopped", "error", err)
+			return l.v.Stop()
+		}
+		select {
+		case <-ctx.Done():
+			return l.v.Stop()
+		case <-ticker.C:
+			l.v.Tick()
+		case in := <-l.inbox:
+			l.v.Receive(in.peer, in.f)
+			for range len(l.inbox) { // one fsync for all that is here already
+				in = <-l.inbox
+				l.v.Receive(in.peer, in.f)
+			}
+		case f := <-l.calls:
+			f()
+		}
+	}
 }
 
 // Close closes a ledger that was opened and is not to be run.
@@ -229,7 +193,7 @@ func (l *Ledger) accept(ctx context.Context, conn net.Conn, peer string) {
 }
 
 // deliver hands a frame to the loop. A full inbox drops it: raft and the proposals send again.
-func (l *Ledger) deliver(peer string, f frame) {
+func (l *Ledger) deliver(peer string, f voter.Frame) {
 	select {
 	case l.inbox <- inbound{peer: peer, f: f}:
 	default:
@@ -255,69 +219,22 @@ func (l *Ledger) call(ctx context.Context, f func()) error {
 // immutable. Another node may be ahead of it; see Barrier.
 func (l *Ledger) State() *quorum.State { return l.state.Load() }
 
-// Subscribe has f called with the newest state, now if there is one, and after it has moved.
-// States come in order; one that is overtaken by the next may be left out, the newest never is.
-// All subscribers are called from one goroutine, so f should be quick. The returned function
-// ends the subscription; a call that has begun may still be running when it returns.
-func (l *Ledger) Subscribe(f func(*quorum.State)) (cancel func()) { return l.subs.add(f) }
+// Changed returns a channel that is closed at the next change of Status (links apart) or State.
+// Take the channel first, then look, then wait.
+func (l *Ledger) Changed() <-chan struct{} { return *l.moved.Load() }
 
-// subscribers calls those who want to know of a new state.
-type subscribers struct {
-	wake chan struct{} // capacity 1
+// Status is what an operator wants to know of a ledger.
+type Status = voter.Status
 
-	mu   sync.Mutex
-	next int
-	all  []*subscriber
-}
+// Voter is a member of raft's configuration.
+type Voter = voter.Peer
 
-type subscriber struct {
-	id   int
-	f    func(*quorum.State)
-	seen *quorum.State // only the notifier's
-}
-
-func (s *subscribers) add(f func(*quorum.State)) func() {
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	s.next++
-	id := s.next
-	s.all = append(s.all, &subscriber{id: id, f: f})
-	s.signal()
-	return func() {
-		s.mu.Lock()
-		defer s.mu.Unlock()
-		for i, x := range s.all {
-			if x.id == id {
-				s.all = append(append([]*subscriber(nil), s.all[:i]...), s.all[i+1:]...)
-				return
-			}
-		}
+// Status returns the present status.
+func (l *Ledger) Status() Status {
+	s := *l.status.Load()
+	s.Voters = slices.Clone(s.Voters)
+	for i := range s.Voters {
+		s.Voters[i].LinkUp = s.Voters[i].Node == s.Node || l.mesh.Up(s.Voters[i].Node)
 	}
-}
-
-func (s *subscribers) signal() {
-	select {
-	case s.wake <- struct{}{}:
-	default:
-	}
-}
-
-func (s *subscribers) run(ctx context.Context, newest func() *quorum.State) {
-	for {
-		select {
-		case <-ctx.Done():
-			return
-		case <-s.wake:
-		}
-		s.mu.Lock()
-		all := s.all
-		s.mu.Unlock()
-		st := newest()
-		for _, x := range all {
-			if st != nil && x.seen != st {
-				x.seen = st
-				x.f(st)
-			}
-		}
-	}
+	return s
 }

@@ -8,6 +8,8 @@ import (
 	"sync"
 	"sync/atomic"
 	"time"
+
+	"github.com/lockstep-ha/lockstep/quorum/voter"
 )
 
 const (
@@ -115,8 +117,8 @@ func (l *link) serve(ctx context.Context, conn net.Conn) {
 func (l *link) readPongs(conn net.Conn) {
 	r := bufio.NewReaderSize(conn, 64)
 	for {
-		f, err := readFrame(r)
-		if err != nil || f.kind != framePong {
+		f, err := voter.ReadFrame(r)
+		if err != nil || f.Kind != voter.FramePong {
 			return
 		}
 		l.missed.Store(0)
@@ -140,7 +142,7 @@ func (l *link) write(ctx context.Context, conn net.Conn, broken <-chan struct{})
 			}
 		case <-ticker.C:
 			binary.BigEndian.PutUint64(seq[:], binary.BigEndian.Uint64(seq[:])+1)
-			if l.missed.Add(1) > hopelessPings || !l.writeAll(conn, w, pingFrame(framePing, seq[:])) {
+			if l.missed.Add(1) > hopelessPings || !l.writeAll(conn, w, voter.NewFrame(voter.FramePing, seq[:])) {
 				return
 			}
 		}

@@ -8,12 +8,12 @@ import (
 	"slices"
 	"sync"
 	"time"
+
+	"github.com/lockstep-ha/lockstep/quorum/voter"
 )
 
-// maxRelays is how many other nodes get a copy of a frame that cannot go directly.
-const maxRelays = 2
-
-// mesh carries frames between voters: directly where it can, through others where it must.
+// mesh keeps a link to each other node and carries frames over them. Which way a frame goes is
+// the Router's business; the mesh is the lock around it, and its Links.
 type mesh struct {
 	self string // node name
 	dial func(ctx context.Context, addr, node string) (net.Conn, error)
@@ -21,18 +21,19 @@ type mesh struct {
 	log  *slog.Logger
 
 	// deliver takes a frame for this node; it must not block. answer answers an ask.
-	deliver func(peer string, f frame)
+	deliver func(peer string, f voter.Frame)
 	answer  func(ctx context.Context, peer string, ask []byte) ([]byte, error)
-	voter   uint64 // of this node
 
 	wg sync.WaitGroup // running links
 
-	mu    sync.Mutex
-	ctx   context.Context // of Run: links run under it. Kept only because links come and go
-	links map[string]*link
-	names []string          // of links, sorted
-	nodes map[uint64]string // voter id -> node name, from the state and from what was heard
+	mu     sync.Mutex
+	ctx    context.Context // of Run: links run under it. Kept only because links come and go
+	links  map[string]*link
+	names  []string // of links, sorted
+	router *voter.Router
 }
+
+var _ voter.Net = (*mesh)(nil)
 
 // start lets the mesh run links until ctx ends.
 func (m *mesh) start(ctx context.Context) {
@@ -41,10 +42,14 @@ func (m *mesh) start(ctx context.Context) {
 	m.ctx = ctx
 }
 
-// connect makes the links be exactly those to addrs, node name to address.
+// connect makes the links be exactly those to addrs, node name to address. Before start it does
+// nothing.
 func (m *mesh) connect(addrs map[string]string) {
 	m.mu.Lock()
 	defer m.mu.Unlock()
+	if m.ctx == nil {
+		return
+	}
 	for name, l := range m.links {
 		if addrs[name] != l.addr {
 			l.stop()
@@ -68,72 +73,49 @@ func (m *mesh) connect(addrs map[string]string) {
 	slices.Sort(m.names)
 }
 
-// learn notes that voter is on node. What the replicated state says (sure) wins over what a
-// connection said.
-func (m *mesh) learn(voter uint64, node string, sure bool) {
+// Learn, Up, Send and SendNode make the mesh a voter.Net.
+
+// Learn notes that voter is on node.
+func (m *mesh) Learn(voter uint64, node string) {
 	m.mu.Lock()
 	defer m.mu.Unlock()
-	if _, known := m.nodes[voter]; sure || !known && len(m.nodes) < 1024 {
-		m.nodes[voter] = node
-	}
+	m.router.Learn(voter, node)
 }
 
-// up reports whether the direct link to node works.
-func (m *mesh) up(node string) bool {
+// Up reports whether the direct link to node works.
+func (m *mesh) Up(node string) bool {
 	m.mu.Lock()
 	defer m.mu.Unlock()
-	l := m.links[node]
-	return l != nil && l.up()
+	return m.router.Up(node)
 }
 
-// upVoter is up for the node of a voter.
-func (m *mesh) upVoter(voter uint64) bool {
-	m.mu.Lock()
-	node := m.nodes[voter]
-	m.mu.Unlock()
-	return m.up(node)
-}
-
-// send sends a frame of this node to a voter, and returns how many copies were handed to links.
-// 0 means that certainly nothing was sent. With everyWay, it goes through others even if the
-// direct link seems to work.
-func (m *mesh) send(to uint64, f []byte, everyWay bool) int {
+// Send sends a frame of this node to a voter; see voter.Net.
+func (m *mesh) Send(to uint64, f []byte, everyWay bool) int {
 	m.mu.Lock()
 	defer m.mu.Unlock()
-	node, known := m.nodes[to]
-	copies := 0
-	if direct := m.links[node]; direct != nil {
-		healthy := direct.up()
-		if direct.send(f) {
-			copies++
-			if healthy && !everyWay {
-				return copies
-			}
-		}
-	}
-	if !known {
-		return copies
-	}
-	relays := 0
-	for _, name := range m.names {
-		if l := m.links[name]; name != node && relays < maxRelays && l.up() && l.send(f) {
-			relays++
-		}
-	}
-	return copies + relays
+	return m.router.Send(to, f, everyWay)
 }
 
-// pass sends on a frame that another node could not send directly. It makes one hop only.
-func (m *mesh) pass(f frame) {
-	e := f.envelope()
-	if e.hops != 0 {
-		return
-	}
+// SendNode sends a frame to a node, directly.
+func (m *mesh) SendNode(node string, f []byte) bool {
 	m.mu.Lock()
 	defer m.mu.Unlock()
-	if l := m.links[m.nodes[e.to]]; l != nil && l.up() {
-		l.send(f.passedOn())
-	}
+	return m.router.SendNode(node, f)
+}
+
+// meshLinks is the mesh as the Router sees it, which is called with the lock held.
+type meshLinks struct{ m *mesh }
+
+func (l meshLinks) Names() []string { return l.m.names }
+
+func (l meshLinks) Up(node string) bool {
+	k := l.m.links[node]
+	return k != nil && k.up()
+}
+
+func (l meshLinks) Send(node string, f []byte) bool {
+	k := l.m.links[node]
+	return k != nil && k.send(f)
 }
 
 // serve handles one accepted connection until it fails or ctx ends.
@@ -143,43 +125,39 @@ func (m *mesh) serve(ctx context.Context, conn net.Conn, peer string) {
 	defer stop()
 	r := bufio.NewReaderSize(conn, 16<<10)
 	for {
-		f, err := readFrame(r)
-		if err != nil {
-			m.log.Debug("ledger connection ended", "peer", peer, "error", err)
-			return
+		f, err := voter.ReadFrame(r)
+		if err == nil {
+			err = m.receive(ctx, conn, peer, f)
 		}
-		if err := m.receive(ctx, conn, peer, f); err != nil {
+		if err != nil {
 			m.log.Debug("ledger connection ended", "peer", peer, "error", err)
 			return
 		}
 	}
 }
 
-func (m *mesh) receive(ctx context.Context, conn net.Conn, peer string, f frame) error {
-	if f.addressed() {
-		e := f.envelope()
-		if e.hops == 0 {
-			m.learn(e.from, peer, false)
-		}
-		if e.to == m.voter {
+func (m *mesh) receive(ctx context.Context, conn net.Conn, peer string, f voter.Frame) error {
+	if f.Addressed() {
+		m.mu.Lock()
+		mine := m.router.Arrived(peer, f)
+		m.mu.Unlock()
+		if mine {
 			m.deliver(peer, f)
-		} else {
-			m.pass(f)
 		}
 		return nil
 	}
 	var reply []byte
-	switch f.kind {
-	case framePing:
-		reply = pingFrame(framePong, f.body)
-	case frameAsk:
-		b, err := m.answer(ctx, peer, f.body)
+	switch f.Kind {
+	case voter.FramePing:
+		reply = voter.NewFrame(voter.FramePong, f.Body)
+	case voter.FrameAsk:
+		b, err := m.answer(ctx, peer, f.Body)
 		if err != nil {
 			return err
 		}
-		reply = seal(append(appendFrame(nil, frameAnswer), b...))
+		reply = voter.NewFrame(voter.FrameAnswer, b)
 	default:
-		return errFrame
+		return voter.ErrFrame
 	}
 	if err := conn.SetWriteDeadline(time.Now().Add(3 * time.Second)); err != nil {
 		return err

@@ -6,6 +6,7 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"math"
 	"os"
 	"path/filepath"
 	"time"
@@ -13,12 +14,11 @@ import (
 	"github.com/cespare/xxhash/v2"
 	"go.etcd.io/bbolt"
 	bolterrors "go.etcd.io/bbolt/errors"
-	"go.etcd.io/raft/v3"
 	pb "go.etcd.io/raft/v3/raftpb"
 	"google.golang.org/protobuf/proto"
-)
 
-const diskFormat = 1
+	"github.com/lockstep-ha/lockstep/quorum/voter"
+)
 
 var (
 	bucketMeta = []byte("meta")
@@ -31,45 +31,43 @@ var (
 	keySnapshot = []byte("snapshot")
 )
 
-// identity is who this ledger file is.
-type identity struct {
-	Format      int    `json:"v"`
-	Cluster     string `json:"cluster"`
-	Node        string `json:"node"`
-	Voter       uint64 `json:"voter"`       // made with the file, never changed
-	Incarnation uint64 `json:"incarnation"` // pledged to; 0: to none yet
-	Lost        bool   `json:"lost"`        // it lacks entries that it once acknowledged
-}
-
-// store keeps raft's state in a bbolt file, and the part of it that raft reads in memory. Only
-// the loop uses it.
+// store is a voter.Storage in a bbolt file. Only the loop uses it.
 type store struct {
-	db *bbolt.DB
-	id identity
-
-	mem     *raft.MemoryStorage
-	hard    *pb.HardState // newest known, perhaps not yet written: see lazy
-	conf    *pb.ConfState // as of applied
-	applied uint64
-	lazy    bool // commit or applied index moved since the last write; losing that is harmless
+	dir string
+	db  *bbolt.DB
 }
 
-// InitialState is raft's view at start: MemoryStorage would give the snapshot's configuration.
-type raftStorage struct {
-	*raft.MemoryStorage
-	conf *pb.ConfState
-}
+var _ voter.Storage = (*store)(nil)
 
-func (s raftStorage) InitialState() (*pb.HardState, *pb.ConfState, error) {
-	hard, _, err := s.MemoryStorage.InitialState()
-	return hard, s.conf, err
-}
+func (s *store) path() string { return filepath.Join(s.dir, "ledger.db") }
+
+// fresh is the name of the file that is to become ledger.db, while SetAside prepares it.
+func (s *store) fresh() string { return s.path() + ".new" }
 
 // openStore opens or makes the ledger file in dir.
 //
-// Errors: ErrLocked, ErrForeign, ErrCorrupt, or that of the file system.
-func openStore(dir, cluster, node string, newVoter func() uint64) (*store, error) {
-	path := filepath.Join(dir, "ledger.db")
+// Errors: ErrLocked, ErrCorrupt, or that of the file system.
+func openStore(dir string) (*store, error) {
+	s := &store{dir: dir}
+	var err error
+	if s.db, err = openDB(s.path()); err != nil {
+		return nil, err
+	}
+	// A SetAside that a crash cut short has changed nothing yet: see there. With the lock held,
+	// nobody else is in the midst of one.
+	if err := os.Remove(s.fresh()); err != nil && !errors.Is(err, os.ErrNotExist) {
+		return nil, errors.Join(fmt.Errorf("remove what is left of a ledger: %w", err), s.db.Close())
+	}
+	// The file's own name must survive a crash: an empty directory after it would make this
+	// node a new voter. bbolt syncs the file, not the directory.
+	if err := syncDir(dir); err != nil {
+		return nil, errors.Join(err, s.db.Close())
+	}
+	return s, nil
+}
+
+// openDB opens or makes a file with the buckets of a ledger.
+func openDB(path string) (*bbolt.DB, error) {
 	db, err := bbolt.Open(path, 0o600, &bbolt.Options{Timeout: time.Second})
 	switch {
 	case errors.Is(err, bolterrors.ErrTimeout):
@@ -79,18 +77,18 @@ func openStore(dir, cluster, node string, newVoter func() uint64) (*store, error
 	case err != nil:
 		return nil, fmt.Errorf("open ledger: %w", err)
 	}
-	s := &store{db: db, mem: raft.NewMemoryStorage(), conf: &pb.ConfState{}}
-	if err := s.load(identity{Format: diskFormat, Cluster: cluster, Node: node}, newVoter); err != nil {
-		db.Close()
-		return nil, fmt.Errorf("%s: %w", path, err)
+	err = db.Update(func(tx *bbolt.Tx) error {
+		for _, name := range [][]byte{bucketMeta, bucketLog} {
+			if _, err := tx.CreateBucketIfNotExists(name); err != nil {
+				return err
+			}
+		}
+		return nil
+	})
+	if err != nil {
+		return nil, errors.Join(fmt.Errorf("%s: %w", path, err), db.Close())
 	}
-	// The file's own name must survive a crash: an empty directory after it would make this
-	// node a new voter. bbolt syncs the file, not the directory.
-	if err := syncDir(dir); err != nil {
-		db.Close()
-		return nil, err
-	}
-	return s, nil
+	return db, nil
 }
 
 func syncDir(dir string) error {
@@ -105,27 +103,22 @@ func syncDir(dir string) error {
 	return nil
 }
 
-func (s *store) load(want identity, newVoter func() uint64) error {
-	return s.db.Update(func(tx *bbolt.Tx) error {
-		meta, err := tx.CreateBucketIfNotExists(bucketMeta)
-		if err != nil {
+// Load reads the whole file. Errors: ErrCorrupt.
+func (s *store) Load() (voter.Saved, error) {
+	var out voter.Saved
+	err := s.db.View(func(tx *bbolt.Tx) error {
+		if err := loadMeta(tx.Bucket(bucketMeta), &out); err != nil {
 			return err
 		}
-		log, err := tx.CreateBucketIfNotExists(bucketLog)
-		if err != nil {
-			return err
-		}
-		if err := s.loadIdentity(meta, want, newVoter); err != nil {
-			return err
-		}
-		if err := s.loadMeta(meta); err != nil {
-			return err
-		}
-		return s.loadLog(log)
+		return loadLog(tx.Bucket(bucketLog), &out)
 	})
+	if err != nil {
+		return voter.Saved{}, fmt.Errorf("%s: %w", s.path(), err)
+	}
+	return out, nil
 }
 
-func (s *store) loadIdentity(meta *bbolt.Bucket, want identity, newVoter func() uint64) error {
+func loadMeta(meta *bbolt.Bucket, out *voter.Saved) error {
 	b, err := get(meta, keyIdentity)
 	if err != nil {
 		return err
@@ -134,32 +127,16 @@ func (s *store) loadIdentity(meta *bbolt.Bucket, want identity, newVoter func() 
 		if k, _ := meta.Cursor().First(); k != nil {
 			return fmt.Errorf("%w: no identity", ErrCorrupt)
 		}
-		s.id = want
-		s.id.Voter = newVoter()
-		return putIdentity(meta, s.id)
+		return nil
 	}
-	d := json.NewDecoder(bytes.NewReader(b))
-	d.DisallowUnknownFields()
-	if err := d.Decode(&s.id); err != nil {
+	if err := voter.DecodeStrict(b, &out.Identity); err != nil {
 		return fmt.Errorf("%w: identity: %w", ErrCorrupt, err)
 	}
-	switch {
-	case s.id.Format != diskFormat:
-		return fmt.Errorf("%w: format %d, this program knows %d", ErrCorrupt, s.id.Format, diskFormat)
-	case s.id.Cluster != want.Cluster || s.id.Node != want.Node:
-		return fmt.Errorf("%w: it is of node %q, cluster %q", ErrForeign, s.id.Node, s.id.Cluster)
-	case s.id.Voter == 0:
-		return fmt.Errorf("%w: voter id 0", ErrCorrupt)
-	}
-	return nil
-}
-
-func (s *store) loadMeta(meta *bbolt.Bucket) error {
-	snap, hard := &pb.Snapshot{}, &pb.HardState{}
+	out.Snapshot, out.Position.Hard, out.Position.Conf = &pb.Snapshot{}, &pb.HardState{}, &pb.ConfState{}
 	for _, v := range []struct {
 		key  []byte
 		into proto.Message
-	}{{keySnapshot, snap}, {keyHard, hard}, {keyConf, s.conf}} {
+	}{{keySnapshot, out.Snapshot}, {keyHard, out.Position.Hard}, {keyConf, out.Position.Conf}} {
 		b, err := get(meta, v.key)
 		if err != nil {
 			return err
@@ -168,32 +145,16 @@ func (s *store) loadMeta(meta *bbolt.Bucket) error {
 			return fmt.Errorf("%w: %s: %w", ErrCorrupt, v.key, err)
 		}
 	}
-	b, err := get(meta, keyApplied)
-	if err != nil {
-		return err
+	if b, err = get(meta, keyApplied); len(b) == 8 {
+		out.Position.Applied = binary.BigEndian.Uint64(b)
 	}
-	if len(b) == 8 {
-		s.applied = binary.BigEndian.Uint64(b)
-	}
-	if !raft.IsEmptySnap(snap) {
-		if err := s.mem.ApplySnapshot(snap); err != nil {
-			return fmt.Errorf("%w: snapshot: %w", ErrCorrupt, err)
-		}
-	}
-	if s.applied < snap.GetMetadata().GetIndex() || s.applied > hard.GetCommit() {
-		return fmt.Errorf("%w: applied %d, snapshot at %d, commit %d", ErrCorrupt, s.applied, snap.GetMetadata().GetIndex(), hard.GetCommit())
-	}
-	s.hard = hard
-	return s.mem.SetHardState(hard)
+	return err
 }
 
-// loadLog reads the entries behind the snapshot; what was kept before it served lagging
-// followers and is not needed after a start.
-func (s *store) loadLog(log *bbolt.Bucket) error {
-	next, _ := s.mem.FirstIndex()
-	var ents []*pb.Entry
+// loadLog reads the entries behind the snapshot; the voter needs no others, and checks these.
+func loadLog(log *bbolt.Bucket, out *voter.Saved) error {
 	c := log.Cursor()
-	for k, _ := c.Seek(indexKey(next)); k != nil; k, _ = c.Next() {
+	for k, _ := c.Seek(indexKey(out.Snapshot.GetMetadata().GetIndex() + 1)); k != nil; k, _ = c.Next() {
 		b, err := get(log, k)
 		if err != nil {
 			return err
@@ -202,132 +163,102 @@ func (s *store) loadLog(log *bbolt.Bucket) error {
 		if err := proto.Unmarshal(b, e); err != nil {
 			return fmt.Errorf("%w: log entry: %w", ErrCorrupt, err)
 		}
-		if e.GetIndex() != next || !bytes.Equal(k, indexKey(next)) {
-			return fmt.Errorf("%w: log entry %d where %d should be", ErrCorrupt, e.GetIndex(), next)
+		if !bytes.Equal(k, indexKey(e.GetIndex())) {
+			return fmt.Errorf("%w: log entry %d stored as %x", ErrCorrupt, e.GetIndex(), k)
 		}
-		ents = append(ents, e)
-		next++
+		out.Entries = append(out.Entries, e)
 	}
-	if s.hard.GetCommit() >= next {
-		return fmt.Errorf("%w: log ends at %d, commit is %d", ErrCorrupt, next-1, s.hard.GetCommit())
-	}
-	return s.mem.Append(ents)
-}
-
-// save makes ents, the newest hard state, and with them whatever else moved, stable. When it
-// returns, raft's messages may leave.
-func (s *store) save(hard *pb.HardState, ents []*pb.Entry, snap *pb.Snapshot) error {
-	if hard != nil {
-		s.hard = hard
-	}
-	if !raft.IsEmptySnap(snap) {
-		s.applied, s.conf = snap.GetMetadata().GetIndex(), snap.GetMetadata().GetConfState()
-	}
-	err := s.db.Update(func(tx *bbolt.Tx) error {
-		log := tx.Bucket(bucketLog)
-		if !raft.IsEmptySnap(snap) {
-			if err := putProto(tx.Bucket(bucketMeta), keySnapshot, snap); err != nil {
-				return err
-			}
-			if err := cut(log, 0, 1<<63); err != nil {
-				return err
-			}
-		}
-		if len(ents) > 0 { // a new leader may overwrite what the old one did not commit
-			if err := cut(log, ents[0].GetIndex(), 1<<63); err != nil {
-				return err
-			}
-		}
-		for _, e := range ents {
-			if err := putProto(log, indexKey(e.GetIndex()), e); err != nil {
-				return err
-			}
-		}
-		return s.putPosition(tx)
-	})
-	if err != nil {
-		return fmt.Errorf("write ledger: %w", err)
-	}
-	s.lazy = false
-	if !raft.IsEmptySnap(snap) {
-		if err := s.mem.ApplySnapshot(snap); err != nil {
-			return fmt.Errorf("write ledger: %w", err)
-		}
-	}
-	if err := s.mem.SetHardState(s.hard); err != nil {
-		return err
-	}
-	return s.mem.Append(ents)
-}
-
-// putPosition writes hard state, configuration and applied index, which belong together:
-// applied never exceeds the commit index beside it.
-func (s *store) putPosition(tx *bbolt.Tx) error {
-	meta := tx.Bucket(bucketMeta)
-	if err := putProto(meta, keyHard, s.hard); err != nil {
-		return err
-	}
-	if err := putProto(meta, keyConf, s.conf); err != nil {
-		return err
-	}
-	return put(meta, keyApplied, binary.BigEndian.AppendUint64(nil, s.applied))
-}
-
-// flush writes what save left for later, if anything.
-func (s *store) flush() error {
-	if !s.lazy {
-		return nil
-	}
-	return s.save(nil, nil, nil)
-}
-
-// compact replaces the log up to the applied index by a snapshot with data, but keeps the last
-// keep entries for followers that lag a little.
-func (s *store) compact(data []byte, keep uint64) error {
-	snap, err := s.mem.CreateSnapshot(s.applied, s.conf, data)
-	if err != nil {
-		return fmt.Errorf("snapshot at %d: %w", s.applied, err)
-	}
-	first, _ := s.mem.FirstIndex()
-	upTo := max(s.applied, keep) - keep
-	err = s.db.Update(func(tx *bbolt.Tx) error {
-		if err := putProto(tx.Bucket(bucketMeta), keySnapshot, snap); err != nil {
-			return err
-		}
-		if err := cut(tx.Bucket(bucketLog), 0, upTo); err != nil {
-			return err
-		}
-		return s.putPosition(tx)
-	})
-	if err != nil {
-		return fmt.Errorf("write snapshot: %w", err)
-	}
-	s.lazy = false
-	if upTo < first {
-		return nil
-	}
-	return s.mem.Compact(upTo)
-}
-
-// setIdentity writes a changed identity.
-func (s *store) setIdentity(id identity) error {
-	err := s.db.Update(func(tx *bbolt.Tx) error { return putIdentity(tx.Bucket(bucketMeta), id) })
-	if err != nil {
-		return fmt.Errorf("write ledger identity: %w", err)
-	}
-	s.id = id
 	return nil
 }
 
-// empty reports whether the ledger was never founded here.
-func (s *store) empty() bool {
-	last, _ := s.mem.LastIndex()
-	return last == 0
+// Save makes c durable, in one transaction.
+func (s *store) Save(c voter.Change) error {
+	return s.db.Update(func(tx *bbolt.Tx) error { return write(tx, c) })
+}
+
+func write(tx *bbolt.Tx, c voter.Change) error {
+	meta, log := tx.Bucket(bucketMeta), tx.Bucket(bucketLog)
+	if c.Identity != nil {
+		if err := putIdentity(meta, *c.Identity); err != nil {
+			return err
+		}
+	}
+	if c.Snapshot != nil {
+		if err := putProto(meta, keySnapshot, c.Snapshot); err != nil {
+			return err
+		}
+	}
+	if c.DropTo > 0 {
+		if err := cut(log, 0, c.DropTo); err != nil {
+			return err
+		}
+	}
+	if len(c.Entries) > 0 { // a new leader may overwrite what the old one did not commit
+		if err := cut(log, c.Entries[0].GetIndex(), math.MaxUint64); err != nil {
+			return err
+		}
+	}
+	for _, e := range c.Entries {
+		if err := putProto(log, indexKey(e.GetIndex()), e); err != nil {
+			return err
+		}
+	}
+	if c.Position == nil {
+		return nil
+	}
+	if err := putProto(meta, keyHard, c.Position.Hard); err != nil {
+		return err
+	}
+	if err := putProto(meta, keyConf, c.Position.Conf); err != nil {
+		return err
+	}
+	return put(meta, keyApplied, binary.BigEndian.AppendUint64(nil, c.Position.Applied))
+}
+
+// SetAside makes a new file with next in it, gives the present one a second name, and then lets
+// the new one take the first name over. That one rename is the whole step: before it, a crash
+// leaves ledger.db as it was, and after it, the other name keeps the old ledger. So there is no
+// moment without a ledger.db, which would be an empty ledger that could vote.
+func (s *store) SetAside(next voter.Identity) error {
+	saved, err := s.Load()
+	if err != nil {
+		return err
+	}
+	db, err := openDB(s.fresh())
+	if err != nil {
+		return err
+	}
+	err = db.Update(func(tx *bbolt.Tx) error { return putIdentity(tx.Bucket(bucketMeta), next) })
+	if err == nil {
+		err = s.keep(saved.Identity.Incarnation)
+	}
+	if err == nil {
+		err = os.Rename(s.fresh(), s.path())
+	}
+	if err != nil {
+		return errors.Join(err, db.Close())
+	}
+	old := s.db
+	s.db = db
+	return errors.Join(syncDir(s.dir), old.Close())
+}
+
+// keep gives the present file the name of its incarnation, or one that is free: what was set
+// aside before is not overwritten.
+func (s *store) keep(incarnation uint64) error {
+	name := fmt.Sprintf("%s.%x", s.path(), incarnation)
+	for n := 1; ; n++ {
+		err := os.Link(s.path(), name)
+		if !errors.Is(err, os.ErrExist) {
+			return errors.Join(err, syncDir(s.dir))
+		}
+		name = fmt.Sprintf("%s.%x.%d", s.path(), incarnation, n)
+	}
 }
 
 func (s *store) close() error { return s.db.Close() }
 
-func putIdentity(meta *bbolt.Bucket, id identity) error {
+func putIdentity(meta *bbolt.Bucket, id voter.Identity) error {
 	b, err := json.Marshal(id)
 	if err != nil {
 		return err

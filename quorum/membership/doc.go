@@ -25,6 +25,8 @@
 // # Goroutines
 //
 // Run owns the joiner, which tries the listed addresses until all of them have answered and
-// again when nodes are missing, and the forwarder of hints. memberlist has goroutines of its
-// own, which end before Run returns.
+// again when nodes are missing, and the forwarder of hints. memberlist has goroutines of its own.
+// One that waits for another node's answer when Run returns goes on to wait, for the timeout of a
+// stream at most (3 s, WAN 10 s); it uses nothing but what it has, and queues hints that nobody
+// reads.
 package membership

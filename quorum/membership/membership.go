@@ -62,6 +62,10 @@ type Config struct {
 	Logger    *slog.Logger // nil: slog.Default()
 
 	RetryEvery time.Duration // between attempts to join; 0: 1 s
+
+	// Transport carries packets and streams; it is shut down with the Membership. nil: UDP and TCP
+	// sockets on Bind.
+	Transport memberlist.Transport
 }
 
 // Validate lists everything that is wrong with c; the error wraps ErrConfig.
@@ -158,6 +162,7 @@ func (m *Membership) config() (*memberlist.Config, error) {
 	c.Events = events{m}
 	c.Conflict = events{m}
 	c.DNSConfigPath = "" // names are resolved by the system
+	c.Transport = m.cfg.Transport
 	return c, nil
 }
 

@@ -8,11 +8,20 @@ import (
 	"golang.org/x/sys/unix"
 )
 
+// liveness is a connection that notices a dead peer by other means than the kernel's TCP.
+type liveness interface {
+	// SetLiveness makes the connection fail once nothing was heard of the peer for timeout.
+	SetLiveness(timeout time.Duration) error
+}
+
 // setLiveness makes the kernel notice a dead peer by itself: sent data that is not acknowledged
 // for timeout ends the connection, and so does an idle peer that answers no probe for about as
 // long. This is the backstop below the core's beacons, for a session that the core has no
-// opinion on. A connection that is not TCP is left as it is.
+// opinion on. A connection that is not TCP may have means of its own; else it is left as it is.
 func setLiveness(conn net.Conn, timeout time.Duration) error {
+	if c, ok := conn.(liveness); ok {
+		return c.SetLiveness(timeout)
+	}
 	tcp, ok := conn.(*net.TCPConn)
 	if !ok {
 		return nil

@@ -65,7 +65,7 @@ const MaxMsg = 1 << 20
 type Frame struct {
 	Type      Type
 	Flags     Flags
-	Arg       uint64        // errno, or a duration in nanoseconds; see Type
+	Arg       uint64        // errno, or a duration in nanoseconds, see Type; in the data path the sender's Hello.Stamp as it is now
 	Epoch     uint64        // of the primary that leads the session
 	Seq       uint64        // see Type
 	Watermark uint64        // every acked frame up to it is complete on all connected replicas
@@ -107,6 +107,7 @@ type Hello struct {
 	State      string   `json:"state"`
 	LastID     uint64   `json:"last_session,omitempty"`    // id of the last session with this peer
 	PendingID  uint64   `json:"pending_session,omitempty"` // id offered since, perhaps stored by the peer
+	Stamp      uint64   `json:"stamp,omitempty"`           // changes of the sender's stored activity log; never falls
 	Unclean    bool     `json:"unclean,omitempty"`
 	Features   []string `json:"features,omitempty"` // "s2", "zstd"
 	Attempt    uint64   `json:"attempt,omitempty"`  // of the dialer: rises within one Process

@@ -1,4 +1,4 @@
-package ledger
+package voter
 
 import (
 	"bytes"
@@ -16,16 +16,14 @@ import (
 
 func sampleFrames(t testing.TB) [][]byte {
 	t.Helper()
-	e := envelope{from: 1, to: 2, incarnation: 3}
+	e := Envelope{From: 1, To: 2, Incarnation: 3}
 	term, from, to, index := uint64(4), uint64(1), uint64(2), uint64(9)
-	m, err := proto.Marshal(&pb.Message{Type: pb.MsgApp.Enum(), Term: &term, From: &from, To: &to, Index: &index})
-	if err != nil {
-		t.Fatal(err)
-	}
+	m := &pb.Message{Type: pb.MsgApp.Enum(), Term: &term, From: &from, To: &to, Index: &index}
 	return [][]byte{
-		pingFrame(framePing, make([]byte, 8)), pingFrame(framePong, make([]byte, 8)), raftFrame(e, m),
+		NewFrame(FramePing, make([]byte, 8)), NewFrame(FramePong, make([]byte, 8)), raftFrame(e, m),
 		proposeFrame(e, proposeMsg{attempt: 7, id: proposalID{8}, command: []byte("{}")}),
 		verdictFrame(e, verdictMsg{attempt: 7, id: proposalID{8}, in: true, term: 5}),
+		helloFrame(e, hello{Format: helloFormat, Node: "A", Forks: []fork{{ID: 3, Parent: 4, Index: 9, Commit: 7, Tail: []termRun{{8, 2}}}}}),
 	}
 }
 
@@ -33,31 +31,39 @@ func TestFrame_RoundTrip(t *testing.T) {
 	frames := sampleFrames(t)
 	r := bytes.NewReader(bytes.Join(frames, nil))
 	for i := range frames {
-		f, err := readFrame(r)
+		f, err := ReadFrame(r)
 		if err != nil {
 			t.Fatal(i, err)
 		}
-		switch f.kind {
-		case framePropose:
+		switch f.Kind {
+		case FramePropose:
 			if p := f.propose(); p.attempt != 7 || p.id != (proposalID{8}) || string(p.command) != "{}" {
 				t.Errorf("%+v", p)
 			}
-		case frameVerdict:
+		case FrameVerdict:
 			if v := f.verdict(); v != (verdictMsg{attempt: 7, id: proposalID{8}, in: true, term: 5}) {
 				t.Errorf("%+v", v)
 			}
 		}
-		if f.addressed() {
-			if e := f.envelope(); e != (envelope{from: 1, to: 2, incarnation: 3}) {
+		if g, err := ParseFrame(frames[i]); err != nil || g.Kind != f.Kind || !bytes.Equal(g.Body, f.Body) {
+			t.Errorf("parsed %+v %v", g, err)
+		}
+		if f.Kind == FrameHello {
+			if h, err := f.hello(); err != nil || h.Node != "A" || h.Forks[0].Tail[0] != (termRun{8, 2}) {
+				t.Errorf("%+v %v", h, err)
+			}
+		}
+		if f.Addressed() {
+			if e := f.Envelope(); e != (Envelope{From: 1, To: 2, Incarnation: 3}) {
 				t.Errorf("%+v", e)
 			}
-			g, err := readFrame(bytes.NewReader(f.passedOn()))
-			if err != nil || g.envelope().hops != 1 {
+			g, err := ReadFrame(bytes.NewReader(f.passedOn()))
+			if err != nil || g.Envelope().Hops != 1 {
 				t.Errorf("passed on: %+v %v", g, err)
 			}
 		}
 	}
-	if _, err := readFrame(r); err != io.EOF {
+	if _, err := ReadFrame(r); err != io.EOF {
 		t.Error(err)
 	}
 }
@@ -65,8 +71,11 @@ func TestFrame_RoundTrip(t *testing.T) {
 func TestFrame_TruncatedAtEveryByteIsAnError(t *testing.T) {
 	for _, b := range sampleFrames(t) {
 		for n := range b {
-			if _, err := readFrame(bytes.NewReader(b[:n])); err == nil {
+			if _, err := ReadFrame(bytes.NewReader(b[:n])); err == nil {
 				t.Fatalf("%d of %d bytes were taken for a frame", n, len(b))
+			}
+			if _, err := ParseFrame(b[:n]); err == nil {
+				t.Fatalf("%d of %d bytes were parsed as a frame", n, len(b))
 			}
 		}
 	}
@@ -74,12 +83,12 @@ func TestFrame_TruncatedAtEveryByteIsAnError(t *testing.T) {
 
 func TestFrame_HostileLengths(t *testing.T) {
 	for _, head := range [][]byte{{0, 0, 0, 0, 1}, {0xff, 0xff, 0xff, 0xff, 3}, {4, 0, 0, 1, 3}, {0, 0, 0, 2, 0}, {0, 0, 0, 2, 99}, {0, 0, 0, 2, 3, 1}} {
-		if _, err := readFrame(bytes.NewReader(head)); !errors.Is(err, errFrame) {
+		if _, err := ReadFrame(bytes.NewReader(head)); !errors.Is(err, ErrFrame) {
 			t.Errorf("%x: %v", head, err)
 		}
 	}
 	// 64 MiB are announced and 1 byte comes: not 64 MiB are allocated.
-	if n := testing.AllocsPerRun(10, func() { _, _ = readFrame(bytes.NewReader([]byte{4, 0, 0, 0, 3, 1})) }); n > 5 {
+	if n := testing.AllocsPerRun(10, func() { _, _ = ReadFrame(bytes.NewReader([]byte{4, 0, 0, 0, 3, 1})) }); n > 5 {
 		t.Errorf("%v allocations", n)
 	}
 }
@@ -89,13 +98,16 @@ func FuzzReadFrame(f *testing.F) {
 		f.Add(b)
 	}
 	f.Fuzz(func(t *testing.T, b []byte) {
-		fr, err := readFrame(bytes.NewReader(b))
-		if err != nil || !fr.addressed() {
+		fr, err := ReadFrame(bytes.NewReader(b))
+		if err != nil || !fr.Addressed() {
 			return
 		}
-		e := fr.envelope()
+		e := fr.Envelope()
 		_ = fr.passedOn()
-		if fr.kind == frameRaft {
+		if fr.Kind == FrameHello {
+			_, _ = fr.hello()
+		}
+		if fr.Kind == FrameRaft {
 			m := &pb.Message{}
 			if proto.Unmarshal(fr.raft(), m) == nil {
 				_ = acceptable(m, e)
@@ -107,16 +119,16 @@ func FuzzReadFrame(f *testing.F) {
 // FuzzStep gives hostile messages to an empty voter's raft: none may make it panic.
 func FuzzStep(f *testing.F) {
 	for _, b := range sampleFrames(f)[2:3] {
-		f.Add(b[5+envelopeSize:])
+		f.Add(b[headSize+envelopeSize:])
 	}
 	f.Fuzz(func(t *testing.T, b []byte) {
 		m := &pb.Message{}
-		if proto.Unmarshal(b, m) != nil || acceptable(m, envelope{from: m.GetFrom(), to: 2}) != nil {
+		if proto.Unmarshal(b, m) != nil || acceptable(m, Envelope{From: m.GetFrom(), To: 2}) != nil {
 			return
 		}
 		rn, err := raft.NewRawNode(&raft.Config{ID: 2, ElectionTick: 10, HeartbeatTick: 2, MaxSizePerMsg: math.MaxUint64,
 			Storage: raftStorage{raft.NewMemoryStorage(), &pb.ConfState{}}, MaxInflightMsgs: 8, PreVote: true, CheckQuorum: true,
-			Logger: raftLogger{testLogger(t)}})
+			Logger: silentRaft{}})
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -133,7 +145,7 @@ func FuzzDecodeMachine(f *testing.F) {
 		f.Fatal(err)
 	}
 	m := newMachine(st)
-	cmd, err := quorum.EncodeCommand(createCmd(st, "r0", 1, "A"))
+	cmd, err := quorum.EncodeCommand(createCmd(st, "r0", 1))
 	if err != nil {
 		f.Fatal(err)
 	}

@@ -1,8 +1,9 @@
-package node
+package record
 
 import (
 	"reflect"
 	"testing"
+	"time"
 
 	"github.com/lockstep-ha/lockstep/quorum"
 	"github.com/lockstep-ha/lockstep/replication"
@@ -21,7 +22,7 @@ func TestProject(t *testing.T) {
 	whole := replication.Record{
 		Version: 7, Epoch: 3, Primary: "n2", PrimaryIsMe: true, SelfInSet: true, SelfKnown: true,
 		InSet: []bool{true, false}, Failed: []bool{false, true}, Instances: []uint64{11, 33},
-		Lineage: []uint64{5, 6}, Size: 1 << 20,
+		Lineage: []uint64{5, 6}, Size: 1 << 20, Lease: 300 * time.Millisecond,
 	}
 	cases := []struct {
 		name   string
@@ -43,7 +44,7 @@ func TestProject(t *testing.T) {
 		}},
 		{"nobody is primary", func(rec *quorum.Resource, _ *quorum.Incumbent, want *replication.Record) {
 			rec.Primary = quorum.Incumbent{}
-			want.Primary, want.PrimaryIsMe = "", false
+			want.Primary, want.PrimaryIsMe, want.Released = "", false, []uint64{3}
 		}},
 		{"not registered yet", func(rec *quorum.Resource, self *quorum.Incumbent, want *replication.Record) {
 			rec.Replicas[1].Instance, self.Instance = 0, 0
@@ -62,13 +63,13 @@ func TestProject(t *testing.T) {
 			rec, self, want := base, me, whole
 			rec.Replicas = append([]quorum.Replica(nil), base.Replicas...)
 			c.change(&rec, &self, &want)
-			if got := project(&rec, self, []string{"n1", "n3"}); !reflect.DeepEqual(*got, want) {
+			if got := Project(nil, &rec, self, []string{"n1", "n3"}); !reflect.DeepEqual(*got, want) {
 				t.Errorf("got  %+v\nwant %+v", *got, want)
 			}
 		})
 	}
 	t.Run("nobody at all is not primary of a record without one", func(t *testing.T) {
-		if project(&quorum.Resource{Name: "r0"}, quorum.Incumbent{}, nil).PrimaryIsMe {
+		if Project(nil, &quorum.Resource{Name: "r0"}, quorum.Incumbent{}, nil).PrimaryIsMe {
 			t.Error("PrimaryIsMe")
 		}
 	})

@@ -1,10 +1,12 @@
-package ledger
+package voter
 
 import (
 	"bytes"
 	"encoding/hex"
 	"encoding/json"
 	"fmt"
+	"maps"
+	"slices"
 
 	"github.com/lockstep-ha/lockstep/quorum"
 )
@@ -29,16 +31,23 @@ type outcome struct {
 	Index  uint64      `json:"index"`
 }
 
-// machine is the replicated state machine: quorum.State and the latest outcomes. Every voter
-// computes the same one from the same entries.
+// machine is the replicated state machine: quorum.State, the latest outcomes, and where the
+// incarnations of this ledger parted from their parents. Every voter computes the same one from
+// the same entries.
 type machine struct {
 	state  *quorum.State
 	recent []outcome // oldest first, at most maxRecent
 	byID   map[proposalID]outcome
+	forks  []fork // oldest first, at most maxForks; the last one opened the present incarnation
 }
 
 func newMachine(s *quorum.State) *machine {
 	return &machine{state: s, byID: map[proposalID]outcome{}}
+}
+
+// clone returns a machine that goes its own way from here.
+func (m *machine) clone() *machine {
+	return &machine{state: m.state, recent: slices.Clone(m.recent), byID: maps.Clone(m.byID), forks: slices.Clone(m.forks)}
 }
 
 // apply carries out the data of one committed entry. The data came through this package's
@@ -78,7 +87,7 @@ func (m *machine) remember(id proposalID, o outcome) {
 	if len(m.recent) == maxRecent {
 		old, err := parseID(m.recent[0].ID)
 		if err != nil {
-			panic(fmt.Sprintf("ledger: outcome with id %q: %v", m.recent[0].ID, err))
+			panic(fmt.Sprintf("voter: outcome with id %q: %v", m.recent[0].ID, err))
 		}
 		delete(m.byID, old)
 		m.recent = append(m.recent[:0], m.recent[1:]...)
@@ -99,6 +108,7 @@ type encodedMachine struct {
 	Format int             `json:"v"`
 	State  json.RawMessage `json:"state"`
 	Recent []outcome       `json:"recent"`
+	Forks  []fork          `json:"forks,omitempty"`
 }
 
 func (m *machine) encode() ([]byte, error) {
@@ -106,7 +116,7 @@ func (m *machine) encode() ([]byte, error) {
 	if err != nil {
 		return nil, err
 	}
-	b, err := json.Marshal(encodedMachine{Format: machineFormat, State: s, Recent: m.recent})
+	b, err := json.Marshal(encodedMachine{Format: machineFormat, State: s, Recent: m.recent, Forks: m.forks})
 	if err != nil {
 		return nil, fmt.Errorf("encode snapshot: %w", err)
 	}
@@ -121,14 +131,15 @@ func decodeMachine(b []byte) (*machine, error) {
 	if err := d.Decode(&e); err != nil {
 		return nil, fmt.Errorf("snapshot: %w: %w", quorum.ErrFormat, err)
 	}
-	if e.Format != machineFormat || d.More() || len(e.Recent) > maxRecent {
-		return nil, fmt.Errorf("snapshot: %w: version %d, %d outcomes", quorum.ErrFormat, e.Format, len(e.Recent))
+	if e.Format != machineFormat || d.More() || len(e.Recent) > maxRecent || len(e.Forks) > maxForks {
+		return nil, fmt.Errorf("snapshot: %w: version %d, %d outcomes, %d forks", quorum.ErrFormat, e.Format, len(e.Recent), len(e.Forks))
 	}
 	s, err := quorum.DecodeState(e.State)
 	if err != nil {
 		return nil, fmt.Errorf("snapshot: %w", err)
 	}
 	m := newMachine(s)
+	m.forks = e.Forks
 	for _, o := range e.Recent {
 		id, err := parseID(o.ID)
 		if err != nil {

@@ -1,17 +1,21 @@
-package node
+package record
 
 import (
+	"time"
+
+	"github.com/lockstep-ha/lockstep/internal/planted"
 	"github.com/lockstep-ha/lockstep/quorum"
 	"github.com/lockstep-ha/lockstep/replication"
 )
 
-// project returns rec as the replica self sees it, with peers in the order of
+// Project returns rec as the replica self sees it, with peers in the order of
 // replication.Config.Peers. A peer that the record does not list is outside the set and has
-// instance 0. The result shares rec's lineage, which is immutable.
+// instance 0. s is the State that rec is part of; without it, nil, no fence is known. The result
+// shares rec's lineage, which is immutable.
 //
 // PrimaryIsMe compares node, instance, boot and process: a restarted process is not the primary
 // that its predecessor was (safety rule 3).
-func project(rec *quorum.Resource, self quorum.Incumbent, peers []string) *replication.Record {
+func Project(s *quorum.State, rec *quorum.Resource, self quorum.Incumbent, peers []string) *replication.Record {
 	out := &replication.Record{
 		Version:     rec.Version,
 		Epoch:       rec.Epoch,
@@ -22,6 +26,15 @@ func project(rec *quorum.Resource, self quorum.Incumbent, peers []string) *repli
 		Instances:   make([]uint64, len(peers)),
 		Lineage:     rec.Lineage,
 		Size:        rec.SizeBytes,
+		Lease:       time.Duration(rec.Policy.WithDefaults().Lease),
+		MaxLease:    time.Duration(rec.LongestLease),
+		Released:    released(s, rec),
+	}
+	if planted.On(planted.PrimaryFromRecord) && rec.Primary.Node == self.Node {
+		out.PrimaryIsMe = true
+	}
+	if n := len(rec.Forced); n > 0 && rec.Forced[n-1].Epoch == rec.Epoch {
+		out.Forced = true
 	}
 	if r := rec.Replica(self.Node); r != nil {
 		out.SelfKnown = r.Instance != 0 && r.Instance == self.Instance
@@ -37,9 +50,23 @@ func project(rec *quorum.Resource, self quorum.Incumbent, peers []string) *repli
 	return out
 }
 
-// peersOf returns the nodes that hold the other replicas of rec, sorted. The order is the order
+// released returns the epochs whose primary is known to serve no more.
+func released(s *quorum.State, rec *quorum.Resource) []uint64 {
+	if s == nil {
+		s = &quorum.State{}
+	}
+	var out []uint64
+	for _, e := range []uint64{rec.LastEpoch, rec.Epoch} {
+		if s.Released(rec, e) {
+			out = append(out, e)
+		}
+	}
+	return out
+}
+
+// Peers returns the nodes that hold the other replicas of rec, sorted. The order is the order
 // of bitmap slots, so it must not change while the replica lives; the record keeps it sorted.
-func peersOf(rec *quorum.Resource, self string) []string {
+func Peers(rec *quorum.Resource, self string) []string {
 	var out []string
 	for i := range rec.Replicas {
 		if n := rec.Replicas[i].Node; n != self {

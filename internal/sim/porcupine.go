@@ -1,0 +1,247 @@
+package sim
+
+import (
+	"fmt"
+	"slices"
+	"strings"
+
+	"github.com/anishathalye/porcupine"
+)
+
+// Check judges the whole history with porcupine, cell by cell and era by era, and takes nothing from
+// what Done found out on the way but the list of what began and ended. The error is a *Violation.
+//
+// What goes into the check, and why no more:
+//
+//   - The sectors of a cell were touched by the same operations and read as the same values, so one
+//     stands for all.
+//   - An era in which nothing was read is right.
+//   - A write of unknown outcome whose value nobody read is left out. If there is an order with it,
+//     then the one that leaves it out is right too, for no read needs it; and the other way round it
+//     can be put last. That holds for a value of several writes as well, as long as nobody read it.
+//   - A write of unknown outcome that alone wrote its value and was read took effect before the first
+//     of those reads ended, so it returns there. Writes that share their value, zeros above all, stay
+//     open to the end, or, if they had their effect by some time or never, are a "maybe": a step
+//     after which the register may hold one more value.
+//   - What a cell held at the beginning is one value. One that was read, and that no write explains,
+//     it must be; failing that each that was read is tried; failing that any will do.
+//
+// Cells are small, ten to a hundred operations with a few open at a time, so the search is short and
+// has no time limit: what it says is exact.
+func (h *History) Check() error {
+	k := histChecker{h: h}
+	for _, c := range h.cells {
+		for i := range c.ended {
+			if err := k.check(c, &c.ended[i]); err != nil {
+				return err
+			}
+		}
+		if err := k.check(c, &c.era); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// registerState is what a sector may hold. States and inputs go into interfaces; pointers to what is
+// there already cost no allocation.
+type registerState struct {
+	value int    // index of a value
+	maybe uint64 // bits of the shared values that it may hold instead
+}
+
+// registerOp is an operation on one sector.
+type registerOp struct {
+	kind  registerKind
+	bit   uint64         // of the value, if it is shared and in doubt; else 0
+	after *registerState // the sector holds the value, for certain
+}
+
+type registerKind uint8
+
+const (
+	registerRead registerKind = iota
+	registerWrite
+	registerMaybe // a write, or nothing
+)
+
+// registerModel is one sector that holds first.
+func registerModel(first *registerState) porcupine.Model {
+	return porcupine.Model{
+		Init:  func() any { return first },
+		Equal: func(a, b any) bool { return *a.(*registerState) == *b.(*registerState) },
+		Step: func(state, input, _ any) (bool, any) {
+			s, op := state.(*registerState), input.(*registerOp)
+			switch {
+			case op.kind == registerMaybe && s.value != op.after.value:
+				return true, &registerState{s.value, s.maybe | op.bit}
+			case op.kind == registerMaybe:
+				return true, state
+			case op.kind == registerRead && s.value != op.after.value && s.maybe&op.bit == 0:
+				return false, state
+			}
+			return true, op.after
+		},
+	}
+}
+
+// histChecker holds the memory of one Check.
+type histChecker struct {
+	h       *History
+	values  []eraValue
+	states  []registerState // of the values; neither these nor inputs move while history points there
+	inputs  []registerOp
+	history []porcupine.Operation
+	bits    int // given to values
+}
+
+// eraValue is a value that occurs in an era.
+type eraValue struct {
+	value   uint64
+	sources int     // that have it: operations, and what the cell held at the beginning
+	written bool    // by an operation
+	read    histSeq // the first end of a read of it; seqNever: nobody read it
+	bit     uint64  // of registerState.maybe
+}
+
+// mostInDoubt is the number of values that may be in doubt: the bits of registerState.maybe.
+const mostInDoubt = 64
+
+// check judges one era of a cell.
+func (k *histChecker) check(c *histCell, e *era) error {
+	if len(e.reads) == 0 {
+		return nil
+	}
+	k.values, k.history, k.bits = k.values[:0], k.history[:0], 0
+	for i := range e.sources {
+		v := k.value(e.sources[i].value)
+		v.sources++
+		v.written = v.written || e.sources[i].op != noOp
+	}
+	for _, r := range e.reads {
+		v := k.value(r.value)
+		v.read = min(v.read, k.h.ops[r.op].end)
+	}
+	k.states = slices.Grow(k.states[:0], len(k.values))[:len(k.values)]
+	for i := range k.states {
+		k.states[i] = registerState{value: i}
+	}
+	k.inputs = slices.Grow(k.inputs[:0], len(e.sources)+len(e.reads))
+	for i := range e.sources {
+		if x := &e.sources[i]; x.op != noOp {
+			k.addWrite(e, x)
+		}
+	}
+	for _, r := range e.reads {
+		o := &k.h.ops[r.op]
+		k.add(registerRead, k.index(r.value), max(o.begin, e.start), o.end)
+	}
+	best := notBase
+	for i := range e.sources {
+		best = max(best, k.rank(&e.sources[i]))
+	}
+	for i := range e.sources {
+		x := &e.sources[i]
+		if k.rank(x) == best && porcupine.CheckOperations(registerModel(&k.states[k.index(x.value)]), k.history) {
+			return nil
+		}
+	}
+	return k.violation(c, e)
+}
+
+// index returns the number of a value, a new one when it is new. An era has few values, and what is
+// looked for is mostly one of the last.
+func (k *histChecker) index(v uint64) int {
+	for i := len(k.values) - 1; i >= 0; i-- {
+		if k.values[i].value == v {
+			return i
+		}
+	}
+	k.values = append(k.values, eraValue{value: v, read: seqNever})
+	return len(k.values) - 1
+}
+
+func (k *histChecker) value(v uint64) *eraValue { return &k.values[k.index(v)] }
+
+func (k *histChecker) add(kind registerKind, value int, call, end histSeq) {
+	k.inputs = append(k.inputs, registerOp{kind, k.values[value].bit, &k.states[value]})
+	k.history = append(k.history, porcupine.Operation{
+		Input: &k.inputs[len(k.inputs)-1], Call: int64(call), Return: int64(end),
+	})
+}
+
+// baseRank is how much speaks for a value as what the cell held at the beginning. Only the values of
+// the highest rank found need a try.
+type baseRank uint8
+
+const (
+	notBase    baseRank = iota
+	baseUnread          // changes nothing
+	baseRead            // may be needed
+	baseSure            // was read, and no operation wrote it
+)
+
+func (k *histChecker) rank(x *histSource) baseRank {
+	switch v := k.value(x.value); {
+	case x.op != noOp:
+		return notBase
+	case v.read == seqNever:
+		return baseUnread
+	case v.written:
+		return baseRead
+	}
+	return baseSure
+}
+
+func (k *histChecker) addWrite(e *era, x *histSource) {
+	o := &k.h.ops[x.op]
+	call := max(o.begin, e.start)
+	ended := e.over == 0 || o.end < e.over // in this era, if it did
+	if o.state == opDone && ended && !x.early {
+		k.add(registerWrite, k.index(x.value), call, o.end)
+		return
+	}
+	v := k.value(x.value)
+	limit := seqNever
+	if (o.state == opDone || o.state == opMayHave) && ended {
+		limit = o.end
+	}
+	switch {
+	case v.read == seqNever:
+	case v.sources == 1:
+		k.add(registerWrite, k.index(x.value), call, max(call, min(limit, v.read)))
+	case limit == seqNever || v.bit == 0 && k.bits == mostInDoubt:
+		k.add(registerWrite, k.index(x.value), call, seqNever)
+	default:
+		if v.bit == 0 {
+			v.bit = 1 << k.bits
+			k.bits++
+		}
+		k.add(registerMaybe, k.index(x.value), call, limit)
+	}
+}
+
+// violation lists the history of the era that has no order.
+func (k *histChecker) violation(c *histCell, e *era) error {
+	var b strings.Builder
+	fmt.Fprintf(&b, "sectors %d to %d are not linearizable", c.first, c.end-1)
+	if e.start > 0 {
+		for _, r := range k.h.restarts {
+			if r.seq == e.start {
+				fmt.Fprintf(&b, " after %s at %v", r.what, r.at)
+			}
+		}
+	}
+	b.WriteString(":")
+	for i := range e.sources {
+		if x := &e.sources[i]; x.op == noOp {
+			fmt.Fprintf(&b, "\n  may have held %d", x.value)
+		} else {
+			fmt.Fprintf(&b, "\n  %s", k.h.Describe(x.op))
+		}
+	}
+	for _, r := range e.reads {
+		fmt.Fprintf(&b, "\n  %s: %d", k.h.Describe(r.op), r.value)
+	}
+	return &Violation{Op: e.reads[len(e.reads)-1].op, Sector: c.first, Text: b.String()}
+}

@@ -1,0 +1,326 @@
+package sim
+
+import (
+	"fmt"
+	"math/rand/v2"
+	"runtime/debug"
+	"slices"
+	"time"
+
+	"github.com/lockstep-ha/lockstep/bitmap"
+	"github.com/lockstep-ha/lockstep/internal/store"
+	"github.com/lockstep-ha/lockstep/quorum"
+	"github.com/lockstep-ha/lockstep/quorum/voter"
+	"github.com/lockstep-ha/lockstep/replication"
+)
+
+// Bounds of virtual time.
+const (
+	startTime = 5 * time.Second   // until a new cluster serves
+	calmTime  = 120 * time.Second // until a healed one is as it should be
+)
+
+// Plan is everything that a run depends on.
+type Plan struct {
+	Seed   uint64
+	Config Config
+	Faults []Fault
+}
+
+// Draw draws the plan of a seed.
+func Draw(seed uint64) Plan {
+	rng := rand.New(rand.NewPCG(seed, 3))
+	c := drawConfig(rng)
+	return Plan{Seed: seed, Config: c, Faults: drawPlan(rng, c)}
+}
+
+// Run carries a plan out and returns the world as it ended. World.Failure tells what was found.
+func Run(plan Plan, verbose bool) (w *World) {
+	w = newWorld(plan, verbose)
+	defer func() {
+		if r := recover(); r != nil {
+			w.failure = &Failure{At: w.now, Text: fmt.Sprintf("panic: %v\n%s", r, debug.Stack())}
+		}
+	}()
+	restore := w.seedRaft()
+	defer restore()
+	w.found()
+	w.begin(plan)
+	w.finish()
+	return w
+}
+
+// Failure returns what the run found, nil if nothing.
+func (w *World) Failure() *Failure { return w.failure }
+
+// Log returns the event log.
+func (w *World) Log() *EventLog { return w.log }
+
+// Stats returns what the run did.
+func (w *World) Stats() Stats { return w.stats }
+
+func newWorld(plan Plan, verbose bool) *World {
+	names, data := plan.Config.Shape.names()
+	w := &World{
+		Seed: plan.Seed, Config: plan.Config, now: time.Second,
+		net: rand.New(rand.NewPCG(plan.Seed, 1)), load: rand.New(rand.NewPCG(plan.Seed, 2)),
+		links: map[[2]int]*link{}, history: NewHistory(DeviceSize), log: NewEventLog(names, verbose),
+		ops: map[uint64]*valueInfo{}, rots: map[uint64]*Host{},
+	}
+	for i, n := range names {
+		w.hosts = append(w.hosts, &Host{w: w, index: i, name: n, data: i < data, rate: 1, ledger: &ledgerDisk{mem: voter.NewMemory()}})
+	}
+	if w.Config.Drift { // at the margin of 10 percent between any two
+		for i, h := range w.hosts {
+			h.rate = []float64{0.955, 1.045, 1, 0.98}[(i+int(plan.Seed))%4]
+		}
+	}
+	for a := range data {
+		for b := a + 1; b < data; b++ {
+			w.links[[2]int{a, b}] = &link{w: w, hosts: [2]*Host{w.hosts[a], w.hosts[b]}}
+		}
+	}
+	return w
+}
+
+// found makes the ledger, and replicas that hold zeros, and starts everything.
+func (w *World) found() {
+	var seats []voter.Seat
+	for _, h := range w.hosts {
+		seats = append(seats, voter.Seat{Node: quorum.Node{Name: h.name, Addr: h.name + ":1", Witness: !h.data}, Storage: h.ledger.mem})
+	}
+	if err := voter.FoundOn("c", seats, w.net.Uint64); err != nil {
+		w.fail("found the ledger: %v", err)
+		return
+	}
+	for _, h := range w.hosts {
+		if h.data {
+			h.newReplica(store.UpToDate, w.peersOf(h))
+		}
+		h.powerOn()
+	}
+	for _, l := range w.sortedLinks() {
+		w.after(time.Duration(w.net.IntN(20))*time.Millisecond, l.connect)
+	}
+	w.after(300*time.Millisecond, w.create)
+}
+
+// create proposes the resource until it is there.
+func (w *World) create() {
+	for _, h := range w.hosts {
+		p := h.proc
+		if p == nil || p.voter.State() == nil {
+			continue
+		}
+		s := p.voter.State()
+		if s.Find(resourceName) != nil {
+			return
+		}
+		if !p.voter.Quorate() {
+			continue
+		}
+		c := quorum.Command{Resource: resourceName, ResourceID: resourceID, Version: s.Version}
+		create := &quorum.CreateResource{SizeBytes: DeviceSize}
+		if w.Config.Stonith {
+			create.Policy.Fencing = quorum.FencingStonith
+		}
+		for _, o := range w.hosts {
+			if o.data {
+				create.Replicas = append(create.Replicas, quorum.NewReplica{Node: o.name, DataPath: "/d"})
+			}
+		}
+		c.CreateResource = create
+		p.command(c, nil)
+		break
+	}
+	w.after(100*time.Millisecond, w.create)
+}
+
+// serving returns the process that serves, nil if none does.
+func (w *World) serving() *Proc {
+	for _, h := range w.hosts {
+		if p := h.proc; p != nil && p.core != nil && p.core.Serving() {
+			return p
+		}
+	}
+	return nil
+}
+
+// begin waits until the cluster serves, then lets clients and faults loose.
+func (w *World) begin(plan Plan) {
+	for limit := w.now + startTime; w.serving() == nil && w.failure == nil; {
+		if w.now > limit {
+			w.fail("a new cluster does not serve within %v: %s", startTime, w.describe())
+			return
+		}
+		w.runUntil(w.now + 50*time.Millisecond)
+	}
+	for i := range w.Config.Clients {
+		c := &client{w: w, index: i}
+		if w.Config.Kernel {
+			c.id = replication.ClientID(1000 + i)
+		}
+		w.clients = append(w.clients, c)
+		c.wake(time.Duration(i) * time.Millisecond)
+	}
+	start := w.now
+	for _, f := range plan.Faults {
+		w.after(f.At, func() { w.inflict(f) })
+	}
+	w.end = start + w.Config.Length
+	w.runUntil(w.end)
+}
+
+// finish heals what is to be healed, and judges whether the cluster comes to be as it should, and
+// whether what it holds is what the clients were told.
+func (w *World) finish() {
+	if w.failure != nil {
+		return
+	}
+	broken := w.chooseBroken()
+	w.heal(broken)
+	w.note(nil, kindFault, "everything is healed but %v", hostNames(broken))
+	for _, c := range w.clients {
+		c.stop = true
+	}
+	for limit := w.now + calmTime; w.failure == nil; {
+		w.runUntil(w.now + 200*time.Millisecond)
+		why := w.unrest(broken)
+		if why == "" {
+			break
+		}
+		if w.now > limit {
+			w.fail("not at rest %v after everything was healed: %s\n%s", calmTime, why, w.describe())
+			return
+		}
+		w.care(broken)
+	}
+	if w.failure == nil {
+		w.judgeEnd(broken)
+	}
+}
+
+// chooseBroken returns the hosts that stay down: a minority, and not one that holds the only copy.
+func (w *World) chooseBroken() []*Host {
+	if w.Config.Shape == Pair || w.net.IntN(2) == 0 {
+		return nil
+	}
+	h := w.hosts[w.net.IntN(len(w.hosts))]
+	if h.data && !w.spared(h) {
+		return nil
+	}
+	return []*Host{h}
+}
+
+func hostNames(list []*Host) []string {
+	out := []string{}
+	for _, h := range list {
+		out = append(out, h.name)
+	}
+	return out
+}
+
+// unrest says what is not yet as it should be, "" if all is.
+func (w *World) unrest(broken []*Host) string {
+	p := w.serving()
+	if p == nil {
+		return "nobody serves"
+	}
+	for _, c := range w.clients {
+		if len(c.out) > 0 {
+			return fmt.Sprintf("client %d waits for an answer", c.index)
+		}
+	}
+	for i, name := range p.peers {
+		h := w.hostNamed(name)
+		if slices.Contains(broken, h) {
+			continue
+		}
+		if r := w.truth.Replica(name); r == nil || !r.InSet || r.Failed {
+			return name + " is not in the set"
+		}
+		if !p.core.Settled(replication.Peer(i)) {
+			return name + " is not settled"
+		}
+	}
+	for _, h := range w.hosts {
+		if q := h.proc; q != nil && (len(q.io) > 0 || len(q.saves) > 0) {
+			return "I/O is under way on " + h.name
+		}
+	}
+	return ""
+}
+
+// care is what an attentive operator does in a cluster that is well again: he lifts holds, replaces
+// disks that failed, and gives copies up that diverged.
+func (w *World) care(broken []*Host) {
+	p := w.serving()
+	if p == nil {
+		if w.truth != nil && w.truth.Hold {
+			for _, h := range w.hosts {
+				if h.data && w.fit(h) {
+					w.promote(h, true)
+					return
+				}
+			}
+		}
+		return
+	}
+	for _, h := range w.hosts {
+		q := h.proc
+		if !h.data || q == nil || q.core == nil || q == p || slices.Contains(broken, h) {
+			continue
+		}
+		switch st := q.core.Fitness(h.clock()); {
+		case st.State == replication.Diverged && !st.SelfInSet:
+			w.note(h, kindFault, "an operator gives its copy up")
+			q.step(&replication.Event{Kind: replication.EvDiscard})
+		case st.Failed && w.truth.Replica(h.name) != nil && !w.truth.Replica(h.name).InSet:
+			w.note(h, kindFault, "an operator replaces its disk")
+			w.replaceDisk(h)
+			h.powerOn()
+		}
+	}
+}
+
+// judgeEnd judges a cluster at rest.
+func (w *World) judgeEnd(broken []*Host) {
+	p := w.serving()
+	whole := bitmap.Extent{Len: DeviceSize}
+	for _, name := range p.peers {
+		h := w.hostNamed(name)
+		if slices.Contains(broken, h) || w.rotted() {
+			continue
+		}
+		if s, differ := FirstDiff(p.h.disk, h.disk, whole); differ {
+			w.fail("at rest sector %d of %s holds %d, of %s %d", s, p.h.name, p.h.disk.Sector(s), name, h.disk.Sector(s))
+			return
+		}
+	}
+	if w.illegal != "" {
+		return
+	}
+	w.report(w.history.FinalContent(p.h.name, w.now, p.h.disk.Sector))
+	if w.failure == nil {
+		w.report(w.history.Check())
+	}
+}
+
+// describe tells how the cluster stands, for a failure.
+func (w *World) describe() string {
+	text := fmt.Sprintf("record: %+v\n", w.truth)
+	for _, h := range w.hosts {
+		p := h.proc
+		if p == nil {
+			text += fmt.Sprintf("%s: up %v, no daemon\n", h.name, h.up)
+			continue
+		}
+		st := p.voter.Status()
+		text += fmt.Sprintf("%s: leader %q quorum %v problem %q proposals\n", h.name, st.Leader, st.HasQuorum, st.Problem)
+		if p.core != nil {
+			text += fmt.Sprintf("   %+v\n", p.core.Status(h.clock()))
+			text += p.core.Dump()
+		}
+	}
+	return text
+}

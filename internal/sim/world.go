@@ -1,0 +1,172 @@
+package sim
+
+import (
+	"container/heap"
+	"fmt"
+	"math/rand/v2"
+	"time"
+
+	"github.com/lockstep-ha/lockstep/bitmap"
+	"github.com/lockstep-ha/lockstep/quorum"
+)
+
+// DeviceSize is the size of the replicated device in bytes: 12 regions of the activity log.
+const DeviceSize = 12 * bitmap.RegionSize
+
+// World is one run: hosts, the network between them, clients and operators, and the time.
+//
+// Nothing in it happens but by an event of the heap, and events of the same moment happen in the
+// order in which they were scheduled; so a seed names one run, byte for byte. The three streams of
+// randomness are apart: net draws latencies and what crashes leave, load what clients ask for, and
+// the faults are drawn before the run begins. Taking a fault out of the plan therefore leaves the
+// workload as it was.
+type World struct {
+	Seed   uint64
+	Config Config
+
+	now    time.Duration
+	seq    uint64
+	events eventHeap
+	net    *rand.Rand
+	load   *rand.Rand
+
+	hosts   []*Host
+	links   map[[2]int]*link // data links, by the indices of the hosts, lower first
+	cuts    cuts
+	clients []*client
+	history *History
+	log     *EventLog
+	truth   *quorum.Resource // the newest record that any voter applied
+	state   *quorum.State    // that it is part of
+	ops     map[uint64]*valueInfo
+	value   uint64 // last one given to a write
+	steps   int
+	failure *Failure
+	stats   Stats
+	end     time.Duration // of the faulty phase
+	healing bool          // the liveness phase has begun
+	illegal string        // a fault happened under which anything may be lost: why
+	forced  bool
+	rots    map[uint64]*Host
+	hurt    [maxHosts]bool // a fault of the plan may have made the disk of that host fail
+}
+
+// Stats counts what a run did, so that a mix that does nothing is noticed.
+type Stats struct {
+	Events, Acked, Reads, Promotions, Drops, Joins, Crashes, Kills, LossPoints, Forces, Resends int
+}
+
+// Failure is what a run found.
+type Failure struct {
+	At   time.Duration
+	Text string
+}
+
+func (f *Failure) Error() string { return fmt.Sprintf("at %v: %s", f.At, f.Text) }
+
+// valueInfo is what is known of the write that has a value.
+type valueInfo struct {
+	began, acked time.Duration // acked 0: not yet
+	seqBegan     uint64
+	seqAcked     uint64
+	ext          bitmap.Extent
+}
+
+// event is something that is going to happen.
+type event struct {
+	at  time.Duration
+	seq uint64
+	do  func()
+}
+
+type eventHeap []event
+
+func (h eventHeap) Len() int { return len(h) }
+func (h eventHeap) Less(i, j int) bool {
+	return h[i].at < h[j].at || h[i].at == h[j].at && h[i].seq < h[j].seq
+}
+func (h eventHeap) Swap(i, j int) { h[i], h[j] = h[j], h[i] }
+func (h *eventHeap) Push(x any)   { *h = append(*h, x.(event)) }
+func (h *eventHeap) Pop() any {
+	old := *h
+	x := old[len(old)-1]
+	old[len(old)-1] = event{}
+	*h = old[:len(old)-1]
+	return x
+}
+
+// after schedules do.
+func (w *World) after(d time.Duration, do func()) {
+	w.seq++
+	heap.Push(&w.events, event{at: w.now + max(d, 0), seq: w.seq, do: do})
+}
+
+// between draws a duration.
+func (w *World) between(low, high time.Duration) time.Duration {
+	if high <= low {
+		return low
+	}
+	return low + time.Duration(w.net.Int64N(int64(high-low)))
+}
+
+// chance draws whether something with probability n in of happens.
+func (w *World) chance(n, of int) bool { return w.net.IntN(of) < n }
+
+// step lets the next event happen; false when there is none, or something was found.
+func (w *World) step() bool {
+	if w.failure != nil || len(w.events) == 0 {
+		return false
+	}
+	e := heap.Pop(&w.events).(event)
+	if e.at > w.now {
+		w.now = e.at
+	}
+	w.stats.Events++
+	e.do()
+	w.steps++
+	if w.steps%64 == 0 {
+		w.checkEqual()
+	}
+	return w.failure == nil
+}
+
+// runUntil lets everything happen up to t.
+func (w *World) runUntil(t time.Duration) {
+	for w.failure == nil && len(w.events) > 0 && w.events[0].at <= t {
+		w.step()
+	}
+	w.now = max(w.now, t)
+}
+
+// fail records the first thing that was found.
+func (w *World) fail(format string, args ...any) {
+	if w.failure == nil {
+		w.failure = &Failure{At: w.now, Text: fmt.Sprintf(format, args...)}
+		w.log.Addf(w.now, colWorld, kindFailure, "%s", w.failure.Text)
+	}
+}
+
+// note adds a line to the event log about host h, nil for the world.
+func (w *World) note(h *Host, kind uint8, format string, args ...any) {
+	col := int8(colWorld)
+	if h != nil {
+		col = int8(h.index)
+	}
+	w.log.Addf(w.now, col, kind, format, args...)
+}
+
+// nextValue returns a value that no write had before. Every fifth one differs from an earlier one
+// only in its colliding bit: a hash without a key takes the two for equal (history 31).
+func (w *World) nextValue(ext bitmap.Extent) uint64 {
+	w.value++
+	v := w.value
+	if v%5 == 0 && v > 5 {
+		v = (v - 3) | collidingBit
+	}
+	w.ops[v] = &valueInfo{began: w.now, seqBegan: w.seq, ext: ext}
+	w.seq++
+	return v
+}
+
+// collidingBit is what the model's hash does not see when it has no key.
+const collidingBit = 1 << 62
