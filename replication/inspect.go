@@ -90,9 +90,9 @@ func (r *Resource) Dump() string {
 	fmt.Fprintf(&b, "   role %s epoch %d leading %v promise until %v now %v proposal busy %v %+v\n", r.role, r.epoch, r.leading, r.promiseUntil, r.now,
 		r.prop.busy, r.prop.asked)
 	for _, p := range r.peers {
-		fmt.Fprintf(&b, "   peer %s phase %s sync %s inSet %v counts %v settle %v mustDrop %v retry %v dirty %d unstable %d flight %d handed %b handing %v lease until %v\n",
+		fmt.Fprintf(&b, "   peer %s phase %s sync %s inSet %v counts %v settle %v mustDrop %v retry %v dirty %d unstable %d flight %d handed %b handing %v stamp %d lease until %v\n",
 			p.node, p.phase, p.sync, p.inSet, p.counts, p.needSettle, p.mustDrop, p.retryAt, p.dirty.Blocks(), p.unstable.Blocks(), p.inflight.len(),
-			p.handed, p.handing, p.leaseUntil)
+			p.handed, p.handing, p.stamp, p.leaseUntil)
 	}
 	for i := range r.ops {
 		if o := &r.ops[i]; o.kind > opNew {

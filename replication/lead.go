@@ -82,8 +82,9 @@ func (r *Resource) tryLead(p *peer) {
 		p.coarse.Reset()
 	}
 	// The report of p adds nothing when everything p may hold since its last full report came
-	// from this process in this epoch.
-	p.continued = p.chain != 0 && p.chain == h.LastID && p.chainEpoch == r.epoch && !p.wentBack()
+	// from this process in this epoch. After another boot its data may be those of a copy that was
+	// made within that session: then its activity log names what the copy lacks, see wentBack.
+	p.continued = p.chain != 0 && p.chain == h.LastID && p.chainEpoch == r.epoch && p.heldBy == h.Boot && !p.wentBack()
 	if !p.continued {
 		r.checkRestored(p)
 	}

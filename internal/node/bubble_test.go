@@ -40,8 +40,8 @@ type bubble struct {
 	stops map[string]context.CancelFunc
 }
 
-// inBubble runs f with daemons of these names, "w" being a witness, that were started in the same
-// moment and have a ledger. It stops them afterwards.
+// inBubble runs f with the files of these nodes, "w" being a witness. What f has started is stopped
+// afterwards.
 func inBubble(t *testing.T, names []string, f func(w *bubble)) {
 	t.Helper()
 	dir := t.TempDir() // outside: its removal belongs to the test around the bubble
@@ -57,14 +57,30 @@ func inBubble(t *testing.T, names []string, f func(w *bubble)) {
 			}
 			memnet.Pass(5 * time.Second) // see package membership: what waits for an answer at the end
 		})
-		for _, n := range names {
-			w.start(n)
-		}
-		for _, n := range names {
-			w.until(n, "there is a quorum", func(st control.Status, _ control.Resource) bool { return st.Ledger.Quorum })
-		}
 		f(w)
 	})
+}
+
+// inCluster runs f with two data nodes and a witness that were started in the same moment, and r0
+// on them, in sync, whose primary is n1.
+func inCluster(t *testing.T, f func(w *bubble)) {
+	t.Helper()
+	inBubble(t, []string{"n1", "n2", "w"}, func(w *bubble) {
+		w.startAll()
+		w.create()
+		f(w)
+	})
+}
+
+// startAll starts all nodes at once and waits for a quorum.
+func (w *bubble) startAll() {
+	w.Helper()
+	for n := range w.files {
+		w.start(n)
+	}
+	for n := range w.files {
+		w.until(n, "there is a quorum", func(st control.Status, _ control.Resource) bool { return st.Ledger.Quorum })
+	}
 }
 
 // configure makes the files of the nodes, each on an address of its own.
@@ -103,14 +119,14 @@ func (w *bubble) host(node string) host {
 	}
 }
 
-// start runs the daemon of a node and returns when it is ready.
+// start runs the daemon of a node, which is ready when it returns.
 func (w *bubble) start(node string) {
 	w.Helper()
 	ctx, cancel := context.WithCancel(context.Background())
 	ready, ended := make(chan struct{}), make(chan error, 1)
 	log := slog.New(slog.DiscardHandler)
 	if testing.Verbose() {
-		log = slog.New(slog.NewTextHandler(w.Output(), &slog.HandlerOptions{Level: slog.LevelDebug}))
+		log = slog.New(slog.NewTextHandler(w.Output(), nil))
 	}
 	go func() { ended <- runOn(ctx, w.host(node), w.files[node], log, func() { close(ready) }) }()
 	w.stops[node], w.ended[node] = cancel, ended
@@ -126,17 +142,28 @@ func (w *bubble) start(node string) {
 // stop ends a daemon in order, if it runs, and returns how long that took.
 func (w *bubble) stop(node string) time.Duration {
 	w.Helper()
-	cancel := w.stops[node]
-	if cancel == nil {
-		return 0
-	}
-	delete(w.stops, node)
 	start := time.Now()
-	cancel()
-	if err := <-w.ended[node]; err != nil {
+	if err := w.end(node); err != nil {
 		w.Errorf("node %s: %v", node, err)
 	}
 	return time.Since(start)
+}
+
+func (w *bubble) end(node string) error {
+	cancel := w.stops[node]
+	if cancel == nil {
+		return nil
+	}
+	delete(w.stops, node)
+	cancel()
+	return <-w.ended[node]
+}
+
+// crash takes a node's connections and listeners from it without a word to anybody, and ends what
+// is then left of its daemon.
+func (w *bubble) crash(node string) {
+	w.Host(w.ip(node)).Crash()
+	_ = w.end(node) // it may say that its listeners are gone
 }
 
 // client talks to the control socket of a node, from the node's own host.

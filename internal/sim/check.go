@@ -111,11 +111,17 @@ func (w *World) checkEqual() {
 			continue
 		}
 		for i, name := range p.peers {
-			if q := w.hostNamed(name); p.core.Following(replication.Peer(i)) && q.proc != nil {
+			if q := w.hostNamed(name); p.core.Following(replication.Peer(i)) && w.linked(p, q) {
 				w.checkPair(p, replication.Peer(i), q, "")
 			}
 		}
 	}
+}
+
+// linked reports whether the session that p has with q's host is one with the process that runs there.
+func (w *World) linked(p *Proc, q *Host) bool {
+	l := w.link(p.h.index, q.index)
+	return l.sess != nil && q.proc != nil && l.sess.procs[l.end(q)] == q.proc && l.sess.procs[l.end(p.h)] == p
 }
 
 // checkPair compares the blocks that clients touch.
@@ -197,7 +203,7 @@ func (w *World) checkJoin(old, rec *quorum.Resource) {
 				w.fail("%s joins the set, and its metadata says %s", h.name, st)
 			}
 		}
-		if l := w.hostNamed(rec.Primary.Node); l.proc != nil && l.proc.core != nil && l.proc.core.Serving() && h.proc != nil {
+		if l := w.hostNamed(rec.Primary.Node); l.proc != nil && l.proc.core != nil && l.proc.core.Serving() && w.linked(l.proc, h) {
 			w.checkPair(l.proc, l.proc.peer(h), h, " at its join")
 		}
 	}

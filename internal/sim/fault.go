@@ -228,6 +228,9 @@ func (w *World) cutBy(f Fault, on bool) {
 func (w *World) hurtDisk(f Fault, a *Host, mend func(func())) {
 	l := w.link(f.A, f.B)
 	end := l.end(a)
+	if (f.Kind == faultFailSync || f.Kind == faultFailIO) && !w.Config.LoseAll && !w.spared(a) {
+		return // the last good copy: what follows would be legal, whatever it is
+	}
 	switch f.Kind {
 	case faultHang:
 		a.faults.hang = true

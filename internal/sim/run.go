@@ -189,6 +189,10 @@ func (w *World) finish() {
 		if why == "" {
 			break
 		}
+		if w.allFailed() {
+			w.note(nil, kindFault, "the disk of every member has failed: there is nothing left to serve")
+			return
+		}
 		if w.now > limit {
 			w.fail("not at rest %v after everything was healed: %s\n%s", calmTime, why, w.describe())
 			return
@@ -249,6 +253,17 @@ func (w *World) unrest(broken []*Host) string {
 		}
 	}
 	return ""
+}
+
+// allFailed reports whether no member has a disk that works: then nobody can serve, and should not.
+func (w *World) allFailed() bool {
+	for i := range w.truth.Replicas {
+		r := &w.truth.Replicas[i]
+		if h := w.hostNamed(r.Node); r.InSet && !r.Failed && r.Instance == h.instance && !h.failing() {
+			return false
+		}
+	}
+	return true
 }
 
 // care is what an attentive operator does in a cluster that is well again: he lifts holds, replaces

@@ -37,6 +37,7 @@ func TestSeeds(t *testing.T) {
 			if n == 1 {
 				t.Log(w.Log().String())
 				t.Log(w.Config)
+				t.Log(w.describe())
 			}
 			text := f.Error()
 			if n > 1 {
