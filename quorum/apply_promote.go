@@ -115,12 +115,12 @@ func newGeneration(r *Resource, g uint64) error {
 	if slices.Contains(r.Lineage, g) {
 		return refusef(ErrExists, "generation %x is in the lineage of %q already", g, r.Name)
 	}
-	r.addGeneration(g)
+	r.addGenerations(g)
 	return nil
 }
 
 // forcePromote makes the candidate primary and the whole set, and cuts the history where the
-// candidate's replica left it. Whoever holds what was cut is no prefix any more and stays Diverged
+// candidate's replica left it; what that replica went on with by itself takes its place. Whoever holds what was cut is no prefix any more and stays Diverged
 // until an operator has seen both timelines (rule 14).
 func forcePromote(s *State, r *Resource, p *ForcePromote) error {
 	rep, err := candidate(r, p.Candidate, p.NewEpoch)
@@ -141,8 +141,11 @@ func forcePromote(s *State, r *Resource, p *ForcePromote) error {
 		}
 	}
 	cut := r.Lineage[keep:]
-	if slices.Contains(r.Lineage, p.Generation) {
-		return refusef(ErrExists, "generation %x is in the lineage of %q already", p.Generation, r.Name)
+	for _, g := range append([]uint64{p.Generation}, p.Own...) {
+		// A generation of its own that the record lists is one that both hold: Fork is too old.
+		if slices.Contains(r.Lineage, g) {
+			return refusef(ErrExists, "generation %x is in the lineage of %q already", g, r.Name)
+		}
 	}
 	if !planted.On(planted.ForkAtRecordEnd) {
 		r.Lineage = r.Lineage[:keep]
@@ -150,7 +153,7 @@ func forcePromote(s *State, r *Resource, p *ForcePromote) error {
 			r.LineageCut = 0 // the history begins anew
 		}
 	}
-	r.addGeneration(p.Generation)
+	r.addGenerations(append(slices.Clone(p.Own), p.Generation)...)
 	crown(s, r, p.Candidate, p.NewEpoch)
 	r.ChosenUnclean = true // whatever it was, it was chosen knowingly
 	for i := range r.Replicas {

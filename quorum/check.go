@@ -73,6 +73,7 @@ func (c *Command) checkBody(k Kind, f *faults) {
 	case KindForcePromote:
 		f.incumbent(c.ForcePromote.Candidate)
 		f.nonZero("generation", c.ForcePromote.Generation)
+		f.own(c.ForcePromote)
 		f.down(c.ForcePromote.Down)
 	case KindSetPriority:
 		f.name("node", c.SetPriority.Node)
@@ -214,6 +215,22 @@ func (f *faults) fence(target, boot string, id uint64) {
 func (f *faults) priority(p int) {
 	if p < -MaxPriority || p > MaxPriority {
 		f.addf("priority %d is not between -%d and %d", p, MaxPriority, MaxPriority)
+	}
+}
+
+// own refuses a history that no replica can have.
+func (f *faults) own(p *ForcePromote) {
+	switch {
+	case len(p.Own) == 0:
+		return
+	case len(p.Own) > MaxLineage:
+		f.addf("%d generations of the candidate's own, more than %d", len(p.Own), MaxLineage)
+		return
+	}
+	all := append([]uint64{p.Fork, p.Generation}, p.Own...)
+	slices.Sort(all)
+	if slices.Contains(p.Own, 0) || len(slices.Compact(all)) != len(p.Own)+2 {
+		f.addf("the candidate's own generations hold a 0, or one twice, or the fork")
 	}
 }
 

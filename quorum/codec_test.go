@@ -51,6 +51,9 @@ func TestCommandCodec_RoundTripOfEveryKind(t *testing.T) {
 		{Version: 9, AddNode: &AddNode{Node: Node{Name: "n", VoterID: 1<<64 - 1, Addr: "a:1"}, Replaces: 3}},
 		{Version: 9, RemoveNode: &RemoveNode{Name: "n"}},
 		x.force(inc("B", 1), 0, word("A")),
+		x.on(func(c *Command) {
+			c.ForcePromote = &ForcePromote{Candidate: inc("B", 1), NewEpoch: 2, Generation: 9, Fork: 3, Own: []uint64{1<<64 - 1, 4}}
+		}),
 		x.on(func(c *Command) { c.SetPriority = &SetPriority{Node: "A", Priority: -3} }),
 		x.on(func(c *Command) { c.PauseFailover = &PauseFailover{On: true, Text: "moving racks"} }),
 		{Version: 9, NodeStarted: &NodeStarted{Node: "n", Boot: "b", Process: 4}},

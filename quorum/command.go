@@ -155,6 +155,10 @@ type ForcePromote struct {
 	// Fork is the newest generation that the candidate's replica really holds; 0: none. The lineage
 	// is cut behind it, so that a replica that holds more is no prefix any longer.
 	Fork uint64 `json:"fork"`
+	// Own holds the generations that the candidate's replica has beyond Fork and the record does not
+	// list, oldest first. They become history again, between Fork and Generation: what the replica
+	// wrote on a timeline of its own is kept, by the operator's choice.
+	Own []uint64 `json:"own,omitempty"`
 	// Down names every other member of the set, and the recorded primary unless it is on the
 	// candidate's own node, and says why each is taken for down.
 	Down []DownProof `json:"down,omitempty"`

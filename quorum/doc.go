@@ -35,7 +35,8 @@
 //
 // ForcePromote gives up what the other members hold. It cuts the lineage where the candidate's
 // replica really stood, so that nobody who went on from there can be taken for a mere laggard, and
-// leaves a record of both timelines. Reincarnate opens a ledger that lost its majority anew, with one
+// leaves a record of both timelines. What the candidate holds beyond that point, because it went on by
+// itself, becomes history in the place of what was cut. Reincarnate opens a ledger that lost its majority anew, with one
 // voter; it changes who votes and nothing about who holds what.
 //
 // # Invariants
@@ -43,7 +44,8 @@
 //   - An in-sync set that once had a member never becomes empty.
 //   - Epochs and versions never go back; an epoch has at most one primary.
 //   - The recorded primary is in the set, and its instance is the one that the set names.
-//   - Lineage only grows at its end, but for ForcePromote, which cuts newer ids and records them;
+//   - Lineage only grows at its end, but for ForcePromote, which cuts newer ids and records them, and puts
+//     the candidate's own in their place;
 //     its oldest ids are cut beyond MaxLineage, and counted.
 //   - No node that is asked to turn another one off is itself to be turned off.
 //   - A record that is deleted never comes back to life; its name is free once all is gone.

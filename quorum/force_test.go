@@ -37,6 +37,40 @@ func TestHistory21_ForcedReplicaCutsTheLineageWhereItStood(t *testing.T) {
 	}
 }
 
+// The other timeline is chosen after all: what B opened is cut, and what A held becomes history again.
+func TestForcePromote_OwnGenerationsBecomeHistoryAgain(t *testing.T) {
+	x, fork := alone(t)
+	held := slices.Clone(x.r0().Lineage)
+	opened := x.must(x.force(inc("B", 1), fork, word("A"))).Lineage[1]
+	back := x.force(inc("A", 1), fork, word("B"))
+	back.ForcePromote.Own = held[1:]
+	r := x.must(back)
+	if want := append(slices.Clone(held), x.nextGen); !slices.Equal(r.Lineage, want) {
+		t.Fatalf("lineage %v, want %v", r.Lineage, want)
+	}
+	if f := r.CutBy(opened); f == nil || f.Node != "A" || f.Fork != fork {
+		t.Fatalf("what B opened is not recorded as cut: %+v", r.Forced)
+	}
+	if r.CutBy(held[1]) != nil {
+		t.Fatal("what A holds is history, and yet recorded as cut")
+	}
+	if !slices.Equal(r.Set(), []string{"A"}) {
+		t.Fatalf("set %v", r.Set())
+	}
+}
+
+func TestForcePromote_ManyOwnGenerationsCutTheOldestOnes(t *testing.T) {
+	x, fork := alone(t)
+	c := x.force(inc("B", 1), fork, word("A"))
+	for i := range MaxLineage {
+		c.ForcePromote.Own = append(c.ForcePromote.Own, uint64(1_000_000+i))
+	}
+	r := x.must(c)
+	if len(r.Lineage) != MaxLineage || r.LineageCut != 2 || r.Lineage[MaxLineage-1] != x.nextGen {
+		t.Fatalf("%d generations, %d cut", len(r.Lineage), r.LineageCut)
+	}
+}
+
 func TestForcePromote_Refusals(t *testing.T) {
 	x, fork := alone(t)
 	edit := func(f func(p *ForcePromote)) Command {
@@ -55,6 +89,12 @@ func TestForcePromote_Refusals(t *testing.T) {
 		"generation twice":    {func(p *ForcePromote) { p.Generation = x.r0().Lineage[1] }, ErrExists},
 		"fork not in history": {func(p *ForcePromote) { p.Fork = 4711 }, ErrUnknown},
 		"nothing about A":     {func(p *ForcePromote) { p.Down = nil }, ErrNotFenced},
+		"own is listed":       {func(p *ForcePromote) { p.Own = []uint64{77, x.r0().Lineage[1]} }, ErrExists},
+		"own holds the fork":  {func(p *ForcePromote) { p.Own = []uint64{p.Fork} }, ErrInvalid},
+		"own twice":           {func(p *ForcePromote) { p.Own = []uint64{77, 77} }, ErrInvalid},
+		"own holds a 0":       {func(p *ForcePromote) { p.Own = []uint64{0} }, ErrInvalid},
+		"own is the new one":  {func(p *ForcePromote) { p.Own = []uint64{p.Generation} }, ErrInvalid},
+		"own without end":     {func(p *ForcePromote) { p.Own = make([]uint64, MaxLineage+1) }, ErrInvalid},
 		"A was not fenced":    {func(p *ForcePromote) { p.Down[0] = shot("A") }, ErrNotFenced},
 		"a word without text": {func(p *ForcePromote) { p.Down[0].Text = "" }, ErrInvalid},
 		"a word with a boot":  {func(p *ForcePromote) { p.Down[0].Boot = "b" }, ErrInvalid},

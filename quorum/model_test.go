@@ -118,7 +118,7 @@ func (m *model) compareForced(c Command, before *State, old, now *Resource) {
 	}
 	f := c.ForcePromote
 	keep := slices.Index(old.Lineage, f.Fork) + 1
-	if want := append(slices.Clone(old.Lineage[:keep]), f.Generation); !slices.Equal(now.Lineage, want) {
+	if want := slices.Concat(old.Lineage[:keep], f.Own, []uint64{f.Generation}); !slices.Equal(now.Lineage, want) {
 		m.Fatalf("%s: lineage %v, want %v", &c, now.Lineage, want)
 	}
 	if last := now.Forced[len(now.Forced)-1]; !slices.Equal(last.Cut, old.Lineage[keep:]) {
@@ -230,6 +230,9 @@ func (m *model) draw() Command {
 		f := &ForcePromote{Candidate: m.candidate(r), NewEpoch: r.Epoch + 1, Generation: m.gen}
 		if len(r.Lineage) > 0 && !yes("from nothing") {
 			f.Fork = rapid.SampledFrom(r.Lineage).Draw(m.T, "fork")
+		}
+		if yes("own") {
+			f.Own = []uint64{m.gen | 1<<40}
 		}
 		for _, n := range []string{"A", "B", "C"} {
 			if d := (DownProof{Node: n, Operator: true, Text: "it is off"}); !yes("forgotten") && n != f.Candidate.Node {

@@ -146,17 +146,20 @@ const (
 type Forced struct {
 	Epoch      uint64      `json:"epoch"`
 	Node       string      `json:"node"`       // which was promoted
-	Fork       uint64      `json:"fork"`       // the newest generation that its replica held; 0: none
+	Fork       uint64      `json:"fork"`       // the newest listed generation that its replica held; 0: none
 	Generation uint64      `json:"generation"` // that it opened
 	Cut        []uint64    `json:"cut"`        // generations that are history no longer, oldest first; the newest MaxForcedCut
 	CutCount   int         `json:"cut_count"`  // all of them
 	Down       []DownProof `json:"down"`       // why the others were taken for down
 }
 
-// CutBy returns the forced promotion that cut generation, nil if none that is still recorded did.
-// A replica that holds a cut generation is Diverged.
+// CutBy returns the forced promotion that cut generation, nil if none that is still recorded did, or
+// a later one made it history again. A replica that holds a cut generation is Diverged.
 func (r *Resource) CutBy(generation uint64) *Forced {
-	for i := range r.Forced {
+	if slices.Contains(r.Lineage, generation) {
+		return nil
+	}
+	for i := len(r.Forced) - 1; i >= 0; i-- { // cut, made history again, cut again: the last one counts
 		if slices.Contains(r.Forced[i].Cut, generation) {
 			return &r.Forced[i]
 		}
@@ -239,9 +242,9 @@ func (r *Resource) clone() *Resource {
 	return &c
 }
 
-// addGeneration appends g to the lineage of r, which must be a clone.
-func (r *Resource) addGeneration(g uint64) {
-	l := append(slices.Clip(r.Lineage), g) // Clip: the older State keeps its own array
+// addGenerations appends g to the lineage of r, which must be a clone.
+func (r *Resource) addGenerations(g ...uint64) {
+	l := append(slices.Clip(r.Lineage), g...) // Clip: the older State keeps its own array
 	if over := len(l) - MaxLineage; over > 0 {
 		l = slices.Clone(l[over:])
 		r.LineageCut += uint64(over)

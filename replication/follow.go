@@ -178,6 +178,10 @@ func (r *Resource) keptDone(i int32, _ *op, err error) {
 	if err != nil {
 		r.diskError(err)
 	}
+	if peer < 0 { // of a forced promotion
+		r.leading = r.leading || err == nil && r.role == roleStarting
+		return
+	}
 	if o == nil || o.peer != peer || o.stage != offerSyncing {
 		return
 	}

@@ -132,7 +132,7 @@ func (p *peer) wentBack() bool {
 const restored = "Restored"
 
 func (r *Resource) sendLead(p *peer) {
-	p.phase = phaseLeading
+	p.phase, p.heardAt = phaseLeading, r.now // two secondaries have nothing to say to each other
 	p.wireID = r.meta.PeerPending[p.idx]
 	key := make([]byte, 0, 32)
 	for range 4 {
@@ -229,6 +229,7 @@ func (r *Resource) endLeading(p *peer) {
 		}
 	}
 	p.inflight.reset()
+	r.readmit = true // requests may have waited for its window
 	p.endTracking()
 	r.endCopies(p)
 	p.leaseUntil, p.confirmedAt = 0, 0

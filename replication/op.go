@@ -71,7 +71,7 @@ type op struct {
 	other    ID     // opVerdict: the compare it belongs to
 	err      error
 	began    time.Duration // the request arrived
-	localAt  time.Duration // the local I/O began
+	localAt  time.Duration // the local I/O began, by Resource.awake
 	prev     int32         // in the list of started writes; -1 at an end
 	next     int32
 }

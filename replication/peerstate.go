@@ -4,6 +4,7 @@ import (
 	"time"
 
 	"github.com/lockstep-ha/lockstep/bitmap"
+	"github.com/lockstep-ha/lockstep/internal/planted"
 	"github.com/lockstep-ha/lockstep/replication/wire"
 )
 
@@ -136,6 +137,13 @@ type beacon struct {
 }
 
 func (p *peer) bit() uint32 { return 1 << uint(p.idx) }
+
+// takesWrites reports whether a follower gets what clients write. One that is outside the set and
+// lacks blocks does only once it is Inconsistent: with newer writes among its old blocks it would
+// hold a state that the device never had, and call itself Outdated (rule 12).
+func (p *peer) takesWrites() bool {
+	return p.counts || p.sync >= syncCopying || planted.On(planted.TargetStaysUpToDate)
+}
 
 // mark notes that the peer lacks ext.
 func (p *peer) mark(ext bitmap.Extent) { p.dirty.Mark(ext) }

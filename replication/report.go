@@ -1,12 +1,16 @@
 package replication
 
-import "time"
+import (
+	"slices"
+	"time"
+)
 
 // Status returns a snapshot for people.
 func (r *Resource) Status(now time.Duration) Status {
 	s := Status{Role: "Secondary", IO: "none", State: r.meta.State, Unclean: r.meta.Unclean, Epoch: r.meta.Epoch,
 		SizeBytes: r.meta.Size, Held: len(r.held), Gated: len(r.gated), InFlight: r.started.n,
-		LogActive: len(r.log.Active()), SelfInSet: r.selfInSet(), Version: r.meta.Version}
+		LogActive: len(r.log.Active()), SelfInSet: r.selfInSet(), Version: r.meta.Version,
+		Lineage: r.meta.Lineage}
 	if r.rec != nil {
 		s.Primary = r.rec.Primary
 		s.Epoch = max(s.Epoch, r.rec.Epoch)
@@ -55,7 +59,12 @@ func (r *Resource) whyStarting() string {
 func (r *Resource) peerStatus(p *peer, now time.Duration) PeerStatus {
 	s := PeerStatus{Node: p.node, Connection: p.phase.String(), State: p.state, InSet: p.inSet,
 		Dirty: p.dirty.Bytes(), Unstable: p.unstable.Bytes() + p.flushing.Bytes()}
-	if p.phase == phaseNone {
+	s.Timeline = r.timeline(p)
+	switch {
+	case p.phase != phaseNone:
+	case s.Timeline != nil && !p.inSet:
+		s.State = Diverged // the session is refused again and again; what it said of itself stays true
+	default:
 		s.State = StateUnknown
 	}
 	if !p.resync.running {
@@ -69,6 +78,26 @@ func (r *Resource) peerStatus(p *peer, now time.Duration) PeerStatus {
 	}
 	s.Resync = x
 	return s
+}
+
+// timeline returns where the history that p was refused for parts from ours, nil if it does not, or
+// p has given it up since.
+func (r *Resource) timeline(p *peer) *Timeline {
+	theirs := p.theirs
+	if len(theirs) > 0 && p.phase != phaseNone {
+		theirs = p.hello.Lineage
+	}
+	if isPrefix(theirs, r.meta.Lineage) || isPrefix(r.meta.Lineage, theirs) {
+		return nil
+	}
+	t := &Timeline{Ours: r.meta.Lineage, Theirs: theirs}
+	for i := len(theirs) - 1; i >= 0; i-- {
+		if at := slices.Index(r.meta.Lineage, theirs[i]); at >= 0 {
+			t.Fork, t.Ours, t.Theirs = theirs[i], r.meta.Lineage[at+1:], theirs[i+1:]
+			break
+		}
+	}
+	return t
 }
 
 // startStats begins to count a resync anew.

@@ -83,6 +83,9 @@ func (r *Resource) admit(i int32) {
 }
 
 func (r *Resource) admitHeld() {
+	if len(r.leasing) > 0 && r.leaseValid() {
+		r.leaseBack() // whoever had not confirmed may have been dropped, in this very epoch
+	}
 	if len(r.held) == 0 {
 		return
 	}
@@ -206,7 +209,7 @@ func (r *Resource) start(i int32) {
 			o.need |= p.bit()
 		}
 		switch {
-		case p.phase == phaseFollowing:
+		case p.phase == phaseFollowing && p.takesWrites():
 			r.sendWrite(p, i)
 		case !p.counts:
 			p.mark(o.ext)
@@ -358,9 +361,7 @@ func (r *Resource) diskError(err error) {
 	r.emit(Action{Kind: ActDiskFailed, Err: err})
 	r.saveMeta(nil)
 	r.notice(NoticeDiskState, "", "the backing device failed: %v", err)
-	if r.isPrimary() && r.otherMember() {
-		r.stop(true)
-	}
+	r.yieldRole()
 }
 
 // otherMember reports whether a member besides this one could take over.

@@ -75,6 +75,7 @@ type Resource struct {
 	clients     map[ClientID]*client
 	opening     []ClientID    // clients whose newest session waits to be admitted, in order
 	stamp       uint64        // changes of the stored activity log: see checkRestored
+	awake       time.Duration // like now, but does not count the time in which this process stood still
 	gapAt       time.Duration // the clock last jumped by more than a lease between two events
 
 	// Work left to be done before Step returns.
@@ -195,12 +196,16 @@ func (r *Resource) Step(ev *Event, out []Action) []Action {
 	return out
 }
 
+// longestGap between two events is how long a process that runs may take; beyond it, it stood still.
+const longestGap = 10 * TickInterval
+
 // pass lets the clock advance; it never goes back.
 func (r *Resource) pass(now time.Duration) {
 	if r.now == 0 {
 		r.startPromise(now)
 		r.roleAt = now
 	}
+	r.awake += min(now-r.now, longestGap)
 	if now-r.now > r.lease() {
 		r.gapAt = now // this process stood still: whoever counts on it may have gone on
 	}
@@ -300,7 +305,7 @@ func (r *Resource) localDone(ev *Event) {
 // begin marks op i as having local I/O under way and emits it.
 func (r *Resource) begin(i int32, k ActionKind) {
 	o := &r.ops[i]
-	o.local, o.localAt = true, r.now
+	o.local, o.localAt = true, r.awake
 	r.locals++
 	r.emit(Action{Kind: k, ID: r.id(i), Ext: o.ext, Flags: o.flags})
 }

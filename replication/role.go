@@ -177,6 +177,7 @@ func (r *Resource) unfit() string {
 
 // advanceRole takes a role that is coming or going to its next stage.
 func (r *Resource) advanceRole() {
+	r.yieldRole()
 	switch r.role {
 	case roleStarting:
 		r.advanceStart()
@@ -184,6 +185,14 @@ func (r *Resource) advanceRole() {
 		if (r.started.n == 0 && r.reads == 0 && len(r.flush.running) == 0 && len(r.healing) == 0) || r.now >= r.stopBy {
 			r.endServing()
 		}
+	}
+}
+
+// yieldRole gives the role up once the local disk has failed and another member can take over.
+func (r *Resource) yieldRole() {
+	if r.failed && (r.role == rolePrimary || r.role == roleStarting) && r.otherMember() {
+		mark.Hit("disk-failure-hands-over")
+		r.stop(r.meta.State == Failed) // a disk that merely hangs is not recorded as failed
 	}
 }
 
@@ -203,9 +212,17 @@ func (r *Resource) advanceStart() {
 		}
 		epoch := r.epoch
 		r.saveMeta(func() {
-			if r.epoch == epoch && r.role == roleStarting {
-				r.leading = true
+			if r.epoch != epoch || r.role != roleStarting {
+				return
 			}
+			if !r.rec.Forced {
+				r.leading = true
+				return
+			}
+			// What was forced is all there is: a later loss of power must not take it back again.
+			i, _ := r.alloc()
+			r.ops[i].kind, r.ops[i].state = opKept, opStarted
+			r.begin(i, ActLocalSync)
 		})
 		return
 	}

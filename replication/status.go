@@ -21,6 +21,7 @@ type Status struct {
 	LogActive int // regions
 	Peers     []PeerStatus
 	Verify    *VerifyStatus
+	Lineage   []uint64 // generations of this replica's data, oldest first; must not be changed
 }
 
 // PeerStatus is one peer's part of a Status.
@@ -32,6 +33,14 @@ type PeerStatus struct {
 	Dirty      int64
 	Unstable   int64
 	Resync     *ResyncStatus // nil: none is going on
+	Timeline   *Timeline     // nil: its history leads into ours, or it has not been heard of
+}
+
+// Timeline is where two histories parted, as generations, oldest first. It must not be changed.
+type Timeline struct {
+	Fork   uint64   // the newest that both hold; 0: none
+	Ours   []uint64 // what this replica holds beyond it
+	Theirs []uint64 // what the peer holds beyond it, as it said when it was refused
 }
 
 // ResyncStatus is the progress of a resync into one peer.

@@ -64,13 +64,13 @@ func (r *Resource) tick() {
 // watchDisk gives the local disk up when an I/O does not end. What hangs may still land, so this
 // process touches the disk no more; the next one finds it healthy or not (rule 5).
 func (r *Resource) watchDisk() {
-	if r.failed || r.locals == 0 || r.now-r.diskAt < r.cfg.DiskTimeout/16 {
+	if r.failed || r.locals == 0 || r.awake-r.diskAt < r.cfg.DiskTimeout/16 {
 		return
 	}
-	r.diskAt = r.now
+	r.diskAt = r.awake
 	for i := range r.ops {
 		o := &r.ops[i]
-		if !o.local || r.now-o.localAt <= r.cfg.DiskTimeout {
+		if !o.local || r.awake-o.localAt <= r.cfg.DiskTimeout {
 			continue
 		}
 		if planted.On(planted.HungDiskServes) {
@@ -81,10 +81,7 @@ func (r *Resource) watchDisk() {
 		err := fmt.Errorf("an I/O on %v did not end within %v", o.ext, r.cfg.DiskTimeout)
 		r.emit(Action{Kind: ActDiskFailed, Err: err})
 		r.notice(NoticeDiskState, "", "the backing device hangs: %v", err)
-		switch {
-		case r.isPrimary() && r.otherMember():
-			r.stop(false)
-		case r.leader >= 0:
+		if r.leader >= 0 {
 			r.closeSession(r.peers[r.leader], "the backing device hangs")
 		}
 		return

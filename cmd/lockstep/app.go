@@ -55,6 +55,7 @@ Environment:
 		a.resourceCmd(),
 		a.promoteCmd(), a.demoteCmd(), a.switchoverCmd(),
 		a.statusCmd(), a.eventsCmd(),
+		a.resolveCmd(), a.confirmDownCmd(), a.ledgerCmd(),
 		a.connectCmd(), a.disconnectCmd(), a.invalidateCmd(), a.resyncCmd(), a.verifyCmd(),
 		a.labCmd(),
 		a.versionCmd(),

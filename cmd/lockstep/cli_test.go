@@ -182,6 +182,11 @@ func TestCommands_ReachTheNodeAsTyped(t *testing.T) {
 		{"resync resume r0", "resume r0", "resumed resync of r0\n"},
 		{"verify r0", "verify r0 false ", "r0: all replicas are equal, 0B compared\n"},
 		{"verify r0 --repair --source n1", "verify r0 true n1", "r0: all replicas are equal, 0B compared\n"},
+		{"promote r0 --on n1 --force --confirm-down n2 --confirm-down n3", "force r0 [n2 n3]",
+			"promoted r0 by force: n1 is primary of epoch 4 and alone in sync\ngiven up: the writes of d2 (primary n2, epoch 3), since generation a1; how many bytes is not known\n"},
+		{"confirm-down n2", "confirm down n2", "the ledger goes on without n2; where it was primary: lockstep promote NAME --confirm-peer-down\n"},
+		{"ledger keep", "ledger true", "this node's ledger is kept; on the nodes of the other one: lockstep ledger give-up\n"},
+		{"ledger give-up", "ledger false", "this node's ledger is set aside; it joins the other one by itself\n"},
 		{"demote r0 --json", "demote r0", "{\n  \"ok\": true\n}\n"},
 	} {
 		f.call = ""
@@ -198,6 +203,9 @@ func TestCommands_WrongLinesAreUsageAndReachNobody(t *testing.T) {
 	for _, line := range []string{
 		"nonsense", "resource nonsense", "--nonsense", "status a b", "status ..", "promote", "promote r0 --on n1 --node n2",
 		"switchover r0", "connect r0", "invalidate r0", "verify r0 --source n1", "resource create r0",
+		"promote r0 --confirm-down n2", "promote r0 --force --confirm-peer-down", "resolve r0", "resolve --keep n1", "resolve r0 --keep n1 --node n2",
+		"resolve r0 --keep n1 --no-undo --copy", "resolve r0 --keep n1 --no-undo --undo-dir /u",
+		"resolve r0 --keep n1 --yes --undo-dir relative", "confirm-down", "ledger nonsense", "ledger keep n1",
 		"resource create r0 --size 1GB --replica n1=/a", "resource create r0 --size 1000 --replica n1=/a",
 		"resource create r0 --size 1G --replica n1", "resource create r0 --size 1G --replica n1=a",
 		"resource create r0 --size 1G --replica n1=/a --replica n1=/b", "resource create r0 --size 1G --replica n1=/a --source n2",

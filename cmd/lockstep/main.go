@@ -14,6 +14,7 @@ func main() {
 	ctx, stop := signal.NotifyContext(context.Background(), syscall.SIGINT, syscall.SIGTERM)
 	context.AfterFunc(ctx, stop) // a second signal is not caught: it ends a program that hangs
 	code := run(ctx, os.Args[1:], env{
+		in:     os.Stdin,
 		out:    os.Stdout,
 		err:    os.Stderr,
 		tty:    isTerminal(os.Stdout),
@@ -25,6 +26,7 @@ func main() {
 
 // env is what the program sees of the world.
 type env struct {
+	in       io.Reader // nil: nobody answers a question
 	out, err io.Writer
 	tty      bool // out is a terminal
 	getenv   func(string) string

@@ -64,6 +64,8 @@ func renderCluster(b *bytes.Buffer, st *control.Status, p painter) {
 			text = p.paint(colourBad, text+"(witness,silent)")
 		case !n.Alive:
 			text = p.paint(colourBad, text+"(silent)")
+		case !n.Voter && st.Ledger.Leader != "":
+			text = p.paint(colourWarn, text+"(no-vote)")
 		case n.Witness:
 			text += "(witness)"
 		}
@@ -73,6 +75,9 @@ func renderCluster(b *bytes.Buffer, st *control.Status, p painter) {
 		fmt.Fprintf(b, " nodes:%s", strings.Join(nodes, ","))
 	}
 	b.WriteByte('\n')
+	if st.Ledger.Problem != "" {
+		b.WriteString("  " + p.paint(colourBad, "!") + " " + st.Ledger.Problem + "\n")
+	}
 }
 
 func renderResource(b *bytes.Buffer, st *control.Status, r *control.Resource, p painter) {
@@ -88,12 +93,14 @@ func renderResource(b *bytes.Buffer, st *control.Status, r *control.Resource, p 
 	fmt.Fprintf(b, " in-sync:%s\n", joinOrNone(r.InSync))
 	for i := range r.Replicas {
 		if r.Replicas[i].Node == st.Node {
+			renderDivergence(b, &r.Replicas[i], p)
 			renderProgress(b, &r.Replicas[i], p)
 		}
 	}
 	for i := range r.Replicas {
 		if r.Replicas[i].Node != st.Node {
 			renderPeer(b, r, &r.Replicas[i], p)
+			renderDivergence(b, &r.Replicas[i], p)
 			renderProgress(b, &r.Replicas[i], p)
 		}
 	}

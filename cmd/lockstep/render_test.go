@@ -2,6 +2,7 @@ package main
 
 import (
 	"context"
+	"fmt"
 	"strings"
 	"testing"
 	"time"
@@ -14,7 +15,7 @@ import (
 func pair() *control.Status {
 	return &control.Status{
 		Node: "n1", Version: "v1", Ledger: control.Ledger{Leader: "w", Quorum: true, Term: 3, Applied: 40},
-		Nodes: []control.Node{{Name: "n1", Alive: true}, {Name: "n2", Alive: true}, {Name: "w", Alive: true, Witness: true, Leader: true}},
+		Nodes: []control.Node{{Name: "n1", Alive: true, Voter: true}, {Name: "n2", Alive: true, Voter: true}, {Name: "w", Alive: true, Witness: true, Leader: true, Voter: true}},
 		Resources: []control.Resource{{
 			Name: "r0", Epoch: 4, Primary: "n1", InSync: []string{"n1", "n2"}, Role: control.RolePrimary, SizeBytes: 1 << 30,
 			IO: control.IO{State: control.IORunning}, DiskState: control.DiskUpToDate,
@@ -73,6 +74,26 @@ var states = map[string]func(*control.Status, *control.Resource){
 		r.DiskState, r.Replicas[0].DiskState = control.DiskFailed, control.DiskFailed
 		r.IO = control.IO{State: control.IOFailed, Reason: "write of r0.img: input/output error"}
 		r.Replicas[1].DiskState, r.Replicas[1].Connection, r.Replicas[1].InSync = control.DiskDiverged, control.ConnRefused, false
+	},
+	"rejoining": func(st *control.Status, _ *control.Resource) { st.Nodes[1].Voter = false },
+	"diverged": func(st *control.Status, r *control.Resource) {
+		st.Ledger.Problem = "the ledger went on in two places; type 'lockstep ledger keep' or 'lockstep ledger give-up'"
+		r.InSync = r.InSync[:1]
+		var many []control.Generation
+		for i := range maxGenerations + 2 {
+			many = append(many, control.Generation{ID: fmt.Sprintf("d%d", i)})
+		}
+		many[len(many)-1].Node, many[len(many)-1].Epoch = "n2", 3
+		r.Replicas[1] = control.Replica{Node: "n2", DiskState: control.DiskDiverged, Connection: control.ConnConnecting, Divergence: &control.Divergence{
+			Fork: "a1", Recorded: []control.Generation{{ID: "b1", Node: "n1", Epoch: 4}}, Own: many, Bytes: 8 << 20}}
+		r.Advice = []string{"n2 holds writes that the recorded history of r0 lacks."}
+	},
+	"diverged-here": func(st *control.Status, r *control.Resource) {
+		st.Node, r.Role, r.IO.State, r.DiskState = "n2", control.RoleSecondary, control.IONone, control.DiskDiverged
+		r.InSync = r.InSync[:1]
+		r.Replicas[0].Connection = control.ConnConnecting
+		r.Replicas[1] = control.Replica{Node: "n2", DiskState: control.DiskDiverged, Connection: control.ConnLocal, Divergence: &control.Divergence{
+			Own: []control.Generation{{ID: "d2"}}, Bytes: -1}}
 	},
 	"verify-running": func(_ *control.Status, r *control.Resource) {
 		r.Verify = &control.Verify{Running: true, Percent: 50, BytesPerSec: 1 << 30, ETASeconds: 90, Differences: 1}

@@ -50,7 +50,8 @@ func (a *app) invalidateCmd() *cobra.Command {
 		Use:   "invalidate NAME --on NODE",
 		Short: "Give up a replica and copy it anew",
 		Long: `Invalidate declares the replica of NODE worthless: it leaves the in-sync set and is copied whole from
-the primary. The last in-sync replica is refused.`,
+the primary. The last in-sync replica is refused. Nothing is kept of what was there: for a replica that has
+diverged, lockstep resolve makes a copy of it first.`,
 		Args:              cobra.ExactArgs(1),
 		ValidArgsFunction: a.completeResources,
 	}

@@ -35,15 +35,33 @@ refused: lockstep switchover moves the role without losing a write.
 
 --confirm-peer-down is your word that the recorded primary is down and will not write again, because
 you have seen it without power or have cut it off. If that is not so, two nodes write at once, and one
-of the two histories will have to be thrown away.`,
+of the two histories will have to be thrown away.
+
+--force promotes a replica that may lack acknowledged writes, when those that have them cannot be had
+back. Without --confirm-down it only tells what would be lost, and whose word is missing: --confirm-down
+NODE, once for each, is yours that this node is down and will not write again. A node that a fence has
+proven to be down needs none. The ledger records both. If such a node returns after all, it has
+diverged: nothing is merged, and lockstep resolve settles which history is kept.`,
 		Args:              cobra.ExactArgs(1),
 		ValidArgsFunction: a.completeResources,
 	}
 	on := a.onFlag(cmd, "`NODE` to promote (default: the one that is asked)")
 	takeOver := cmd.Flags().Bool("confirm-peer-down", false, "the recorded primary is down and will not write again")
+	force := cmd.Flags().Bool("force", false, "promote a replica that may lack acknowledged writes")
+	var down []string
+	cmd.Flags().StringArrayVar(&down, "confirm-down", nil, "`NODE` is down and will not write again; only with --force")
+	_ = cmd.RegisterFlagCompletionFunc("confirm-down", a.completeNodes)
 	cmd.RunE = a.do(func(ctx context.Context, args []string) error {
 		if err := a.mergeOn(*on); err != nil {
 			return err
+		}
+		switch {
+		case *force && *takeOver:
+			return control.Usagef("--confirm-peer-down is for a promotion that loses nothing; with --force, name each node: --confirm-down NODE")
+		case *force:
+			return a.force(ctx, args[0], down)
+		case len(down) > 0:
+			return control.Usagef("--confirm-down is for --force")
 		}
 		if err := a.client().Promote(ctx, args[0], control.PromoteOptions{TakeOver: *takeOver}); err != nil {
 			return err

@@ -43,6 +43,8 @@ type Backend interface {
 	// then waits for more until ctx ends, and returns nil for that. An error of fn ends it and is
 	// returned.
 	Events(ctx context.Context, since uint64, follow bool, fn func(Event) error) error
+
+	Settler
 }
 
 // CreateRequest describes a new resource.

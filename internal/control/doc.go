@@ -38,11 +38,18 @@
 //	POST   /v1/resources/{resource}/resync/resume
 //	POST   /v1/resources/{resource}/verify      VerifyOptions; answers a stream that ends in
 //	                                            {result} or {error}
+//	POST   /v1/resources/{resource}/force-promote  ForceOptions; answers ForceResult
+//	POST   /v1/resources/{resource}/resolve     ResolveOptions; answers a stream that ends in
+//	                                            {resolved} or {error}
+//	POST   /v1/resources/{resource}/give-up     GiveUpOptions; a stream that ends in {given_up} or {error}
+//	POST   /v1/nodes/{node}/confirm-down
+//	POST   /v1/ledger/keep
+//	POST   /v1/ledger/give-up
 //	GET    /v1/events?since=&follow=            a stream of {event}
 //
 // A stream is one JSON object a line. An empty object comes now and then, so that either side
-// notices that the other is gone; a reader skips it. A stream that ends without {result}, {error} or
-// {end} was cut off. Verify holds its request open for as long as it runs: who hangs up ends it, and
+// notices that the other is gone; a reader skips it. A stream that ends without {result}, {resolved},
+// {given_up}, {error} or {end} was cut off. Verify holds its request open for as long as it runs: who hangs up ends it, and
 // no table of jobs can be out of step with what is really running. Its progress stands in Status.
 //
 // # Certainly not done, or unknown

@@ -38,6 +38,7 @@ func (s *Server) routes() {
 	s.mux.HandleFunc("POST /v1/resources/{resource}/resync/pause", s.plain(b.PauseResync))
 	s.mux.HandleFunc("POST /v1/resources/{resource}/resync/resume", s.plain(b.ResumeResync))
 	s.mux.HandleFunc("POST /v1/resources/{resource}/verify", s.verify)
+	s.settleRoutes()
 }
 
 func (s *Server) status(w http.ResponseWriter, r *http.Request) {
@@ -150,6 +151,13 @@ func (s *Server) peer(do func(ctx context.Context, resource, peer string) error)
 // change runs a call that changes something: it checks the request, reads body (a pointer, or nil
 // for none), and answers with {} or the error. pathParam is "resource" or empty.
 func (s *Server) change(w http.ResponseWriter, r *http.Request, pathParam string, body any, do func(context.Context, string) error) {
+	s.answer(w, r, pathParam, body, func(ctx context.Context, name string) (any, error) {
+		return struct{}{}, do(ctx, name)
+	})
+}
+
+// answer is change for a call that has something to say.
+func (s *Server) answer(w http.ResponseWriter, r *http.Request, pathParam string, body any, do func(context.Context, string) (any, error)) {
 	err := checkQuery(r)
 	var name string
 	if err == nil && pathParam != "" {
@@ -158,16 +166,17 @@ func (s *Server) change(w http.ResponseWriter, r *http.Request, pathParam string
 	if err == nil {
 		err = readBody(w, r, body)
 	}
+	var out any
 	if err == nil {
 		ctx, cancel := context.WithTimeout(r.Context(), s.opts.CallTimeout)
 		defer cancel()
-		err = do(ctx, name)
+		out, err = do(ctx, name)
 	}
 	if err != nil {
 		writeError(w, AsError(err))
 		return
 	}
-	writeJSON(w, http.StatusOK, struct{}{})
+	writeJSON(w, http.StatusOK, out)
 }
 
 func (s *Server) verify(w http.ResponseWriter, r *http.Request) {

@@ -17,6 +17,7 @@ type Node struct {
 	Alive   bool   `json:"alive"` // a hint: it was heard of lately
 	Witness bool   `json:"witness"`
 	Leader  bool   `json:"leader"` // of the ledger
+	Voter   bool   `json:"voter"`  // it has a vote in the ledger: a node that was left behind gets one again later
 }
 
 // Ledger is the answering node's view of the quorum ledger.
@@ -25,6 +26,8 @@ type Ledger struct {
 	Quorum  bool   `json:"quorum"`  // a majority of the voters is reached
 	Term    uint64 `json:"term"`    // of raft
 	Applied uint64 `json:"applied"` // index of the last command applied here
+	// Problem is a sentence: what is wrong with this node's ledger, and what to type.
+	Problem string `json:"problem,omitempty"`
 }
 
 // Roles of a replica's node.
@@ -94,6 +97,8 @@ type Replica struct {
 	UnstableBytes int64   `json:"unstable_bytes"` // acknowledged, not yet flushed there
 	Resync        *Resync `json:"resync"`         // null: none
 	InSync        bool    `json:"in_sync"`
+	// Divergence is set for a replica that holds another history than the ledger records.
+	Divergence *Divergence `json:"divergence,omitempty"`
 }
 
 // Resync is a copy in progress into a replica.

@@ -14,10 +14,12 @@ import (
 
 // line is one object of a stream. One field is set, or none in a heartbeat.
 type line struct {
-	Event  *Event        `json:"event,omitempty"`
-	Result *VerifyResult `json:"result,omitempty"`
-	Error  *Error        `json:"error,omitempty"`
-	End    bool          `json:"end,omitempty"`
+	Event    *Event         `json:"event,omitempty"`
+	Result   *VerifyResult  `json:"result,omitempty"`
+	Resolved *ResolveResult `json:"resolved,omitempty"`
+	GivenUp  *GivenUp       `json:"given_up,omitempty"`
+	Error    *Error         `json:"error,omitempty"`
+	End      bool           `json:"end,omitempty"`
 }
 
 // maxLine is the longest line that a reader takes, in bytes.

@@ -46,6 +46,7 @@ func (c *echoCore) Step(ev *replication.Event, out []replication.Action) []repli
 func (c *echoCore) EndBatch(out []replication.Action) []replication.Action { return out }
 func (c *echoCore) Status(time.Duration) (st replication.Status)           { return st }
 func (c *echoCore) Hello(replication.Peer) (h wire.Hello)                  { return h }
+func (c *echoCore) MayGoAlone(replication.Peer) error                      { return nil }
 func (c *echoCore) CheckHello(replication.Peer, *wire.Hello) error         { return nil }
 func (c *echoCore) Serving() bool                                          { return true }
 func (c *echoCore) Quiet() bool                                            { return true }

@@ -122,6 +122,7 @@ type core interface {
 	Status(now time.Duration) replication.Status
 	Hello(p replication.Peer) wire.Hello
 	CheckHello(p replication.Peer, h *wire.Hello) error
+	MayGoAlone(p replication.Peer) error
 	Serving() bool
 	Quiet() bool
 	Final() (replication.Meta, []replication.Page)

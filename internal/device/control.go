@@ -140,6 +140,21 @@ func (d *Device) Discard() error {
 	return d.post(replication.EvDiscard, func(*replication.Event) {})
 }
 
+// MayGoAlone returns nil if this replica may go on without the one on node, which is down for
+// certain, in a pair without a witness; else why not.
+func (d *Device) MayGoAlone(node string) error {
+	l, err := d.linkTo(node)
+	if err != nil {
+		return err
+	}
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	if d.shut {
+		return fmt.Errorf("resource %s: %w", d.cfg.Resource, ErrClosed)
+	}
+	return d.core.MayGoAlone(l.p)
+}
+
 func (d *Device) postPeer(kind replication.EventKind, node string, repair bool) error {
 	l, err := d.linkTo(node)
 	if err != nil {

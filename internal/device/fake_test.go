@@ -64,6 +64,7 @@ type fakeCore struct {
 	serving bool
 	quiet   bool
 	record  *replication.Record
+	alone   error // of MayGoAlone
 	events  []string
 	noted   bool // keep events
 
@@ -196,6 +197,7 @@ func (f *fakeCore) Status(time.Duration) replication.Status {
 }
 
 func (f *fakeCore) Hello(replication.Peer) wire.Hello              { return wire.Hello{} }
+func (f *fakeCore) MayGoAlone(replication.Peer) error              { return f.alone }
 func (f *fakeCore) CheckHello(replication.Peer, *wire.Hello) error { return nil }
 func (f *fakeCore) Serving() bool                                  { return f.serving }
 func (f *fakeCore) Quiet() bool                                    { return f.quiet }

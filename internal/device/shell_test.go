@@ -294,6 +294,7 @@ func TestControl_UnknownPeerIsAnError(t *testing.T) {
 		"verify":     r.d.Verify("n9", false),
 		"invalidate": r.d.Invalidate("n9"),
 		"connect":    r.d.SetConnected("n9", true),
+		"alone":      r.d.MayGoAlone("n9"),
 	} {
 		if !errors.Is(err, ErrUnknownPeer) {
 			t.Errorf("%s: %v", name, err)
@@ -301,6 +302,21 @@ func TestControl_UnknownPeerIsAnError(t *testing.T) {
 	}
 	if _, err := r.d.Link("n2"); err != nil {
 		t.Error(err)
+	}
+}
+
+func TestMayGoAlone_IsTheCoresAnswer(t *testing.T) {
+	r := newRig(t, Config{}, Deps{})
+	if err := r.d.MayGoAlone("n2"); err != nil {
+		t.Errorf("the core has nothing against it: %v", err)
+	}
+	r.core.alone = errors.New("this process stood still")
+	if err := r.d.MayGoAlone("n2"); !errors.Is(err, r.core.alone) {
+		t.Errorf("%v", err)
+	}
+	r.run()()
+	if err := r.d.MayGoAlone("n2"); !errors.Is(err, ErrClosed) {
+		t.Errorf("of a device that is closed: %v", err)
 	}
 }
 

@@ -18,6 +18,7 @@ type situation struct {
 	fault   *fault
 	remote  *view // of the primary, where that is another node; nil: it did not answer
 	quorate bool
+	pair    string // the other voter where there are two; "": there are more, or one
 	res     *control.Resource
 }
 
@@ -25,7 +26,7 @@ type situation struct {
 // data is safe, and the next safe command. Nothing is wrong: nil.
 func advise(s situation) []string {
 	var out []string
-	for _, about := range []func(situation) []string{adviseLedger, adviseHere, advisePrimary, adviseReplicas} {
+	for _, about := range []func(situation) []string{adviseLedger, adviseHere, advisePrimary, adviseReplicas, adviseDiverged} {
 		out = append(out, about(s)...)
 	}
 	return out
@@ -35,8 +36,12 @@ func adviseLedger(s situation) []string {
 	if s.quorate {
 		return nil
 	}
-	return []string{fmt.Sprintf("This node (%s) sees no majority of the ledger's voters. Data is safe, and a primary that has all its in-sync peers goes on serving; "+
-		"nothing can be promoted, dropped or joined until more nodes are back. Start the missing nodes: lockstep status lists them.", s.self)}
+	text := fmt.Sprintf("This node (%s) sees no majority of the ledger's voters. Data is safe, and a primary that has all its in-sync peers goes on serving; "+
+		"nothing can be promoted, dropped or joined until more nodes are back. Start the missing nodes: lockstep status lists them.", s.self)
+	if s.pair != "" {
+		text += fmt.Sprintf(" If %s is down for certain: lockstep confirm-down %s.", s.pair, s.pair)
+	}
+	return []string{text}
 }
 
 // adviseHere is about the replica of the answering node.
@@ -56,8 +61,9 @@ func adviseHere(s situation) []string {
 		return nil
 	case s.local.State == replication.Failed:
 		return []string{fmt.Sprintf("The disk of %s failed and is not used again by this replica. Acknowledged data is on: %s. Serve from another node: lockstep promote %s --on NODE.", s.self, others(s), name)}
-	case s.local.State == replication.Diverged:
-		return []string{fmt.Sprintf("The replica on %s has another history than the others; both are kept and nothing is merged. To give this copy up: lockstep invalidate %s --on %s.", s.self, name, s.self)}
+	case s.local.State == replication.Diverged && divergence(s.rec, s.local.Lineage, 0) == nil:
+		return []string{fmt.Sprintf("The replica on %s had another history when it was refused, and holds nothing now that the record lacks. To have it copied anew: lockstep invalidate %s --on %s.", s.self, name, s.self)}
+	case s.local.State == replication.Diverged: // see adviseDiverged
 	case s.local.Unclean:
 		return []string{fmt.Sprintf("The host of %s went down without a clean stop, so its replica may lack writes that were not flushed. It is copied from the primary by itself; prefer another node for the promotion.", s.self)}
 	}
@@ -99,7 +105,7 @@ func adviseSilent(s situation) []string {
 	name, p := s.rec.Name, s.rec.Primary.Node
 	rest := slices.DeleteFunc(s.rec.Set(), func(n string) bool { return n == p })
 	if len(rest) == 0 {
-		return []string{fmt.Sprintf("%s, the primary of %s, does not answer, and it alone holds every acknowledged write. Do not give its files up: start %s again.", p, name, p)}
+		return []string{fmt.Sprintf("%s, the primary of %s, does not answer, and it alone holds every acknowledged write. Do not give its files up: start %s again. If it is lost for good, this tells what would be lost without it: lockstep promote %s --on %s --force.", p, name, p, name, s.self)}
 	}
 	to := rest[0]
 	if slices.Contains(rest, s.self) {
@@ -122,6 +128,7 @@ func adviseReplicas(s situation) []string {
 		state := ""
 		switch {
 		case r.Node == s.self && s.fault != nil: // said already
+		case c.Divergence != nil: // see adviseDiverged
 		case r.Failed:
 			state = "its disk failed, and it is not used until it is replaced"
 		case r.InSet:
@@ -144,6 +151,30 @@ func adviseReplicas(s situation) []string {
 	}
 	if alone && len(out) > 0 {
 		out = append(out, fmt.Sprintf("Until then %s alone holds every acknowledged write; if its disk is lost, data is lost.", set(s.rec)))
+	}
+	return out
+}
+
+// adviseDiverged is about replicas that hold another history than the ledger records.
+func adviseDiverged(s situation) []string {
+	var out []string
+	name := s.rec.Name
+	for _, r := range s.res.Replicas {
+		if r.Divergence == nil {
+			continue
+		}
+		first := ""
+		if !s.rec.Primary.None() {
+			first = fmt.Sprintf("lockstep demote %s, then: ", name)
+		}
+		keep, promote := s.rec.Primary.Node, ""
+		if keep == "" {
+			keep = best(s)
+			promote = fmt.Sprintf("lockstep promote %s --on %s, then: ", name, keep)
+		}
+		out = append(out, fmt.Sprintf("%s holds writes that the recorded history of %s lacks. Both timelines are kept and nothing is merged; every write that was acknowledged on the recorded one is on: %s. "+
+			"To keep the recorded one: %slockstep resolve %s --keep %s. To keep that of %s: %slockstep resolve %s --keep %s.",
+			r.Node, name, set(s.rec), promote, name, keep, r.Node, first, name, r.Node))
 	}
 	return out
 }

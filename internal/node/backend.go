@@ -24,6 +24,9 @@ type backend struct {
 	// client returns the control API of another node, which passes nothing on.
 	client func(node string) control.Backend
 	facts  facts
+	// registered returns once the ledger knows that this process runs. nil: nobody tells it.
+	registered func(ctx context.Context) error
+	fate       ledgerFate
 }
 
 var _ control.Backend = (*backend)(nil)
@@ -145,6 +148,7 @@ func (b *backend) view(w *worker) view {
 	if rep != nil {
 		st := rep.Status()
 		v.Open, v.Epoch, v.State, v.Unclean, v.Role = true, st.Epoch, st.State.String(), st.Unclean, st.Role
+		v.Lineage = st.Lineage
 		v.Resource = b.describe(rec, w, rep, &st, nil)
 		return v
 	}

@@ -36,6 +36,7 @@ type bubble struct {
 	dir   string
 	born  time.Time
 	files map[string]config.Node
+	slow  map[string]float64    // by how much of the true time a node's clock for leases lags behind; 0: not at all
 	ended map[string]chan error // of daemons that run; capacity 1
 	stops map[string]context.CancelFunc
 }
@@ -47,14 +48,12 @@ func inBubble(t *testing.T, names []string, f func(w *bubble)) {
 	dir := t.TempDir() // outside: its removal belongs to the test around the bubble
 	memnet.Bubble(t, bubbleLimit, func(t *testing.T) {
 		w := &bubble{
-			T: t, Network: memnet.New(), dir: dir, born: time.Now(), files: map[string]config.Node{},
+			T: t, Network: memnet.New(), dir: dir, born: time.Now(), files: map[string]config.Node{}, slow: map[string]float64{},
 			ended: map[string]chan error{}, stops: map[string]context.CancelFunc{},
 		}
 		w.configure(names)
 		t.Cleanup(func() {
-			for _, n := range names {
-				w.stop(n)
-			}
+			w.stop(names...)
 			memnet.Pass(5 * time.Second) // see package membership: what waits for an answer at the end
 		})
 		f(w)
@@ -115,7 +114,9 @@ func (w *bubble) host(node string) host {
 		listen:  func(_ context.Context, network, addr string) (net.Listener, error) { return m.Listen(network, addr) },
 		connect: func(ctx context.Context, addr string) (net.Conn, error) { return m.Dial(ctx, "tcp", addr) },
 		gossip:  func(addr string) (memberlist.Transport, error) { return m.Gossip(addr) },
-		clock:   func() time.Duration { return time.Hour + time.Since(w.born) },
+		clock: func() time.Duration {
+			return time.Hour + time.Duration(float64(time.Since(w.born))*(1-w.slow[node]))
+		},
 	}
 }
 
@@ -139,31 +140,37 @@ func (w *bubble) start(node string) {
 	}
 }
 
-// stop ends a daemon in order, if it runs, and returns how long that took.
-func (w *bubble) stop(node string) time.Duration {
+// stop ends daemons in order and at once, if they run, and returns how long that took.
+func (w *bubble) stop(nodes ...string) time.Duration {
 	w.Helper()
 	start := time.Now()
-	if err := w.end(node); err != nil {
-		w.Errorf("node %s: %v", node, err)
+	for node, err := range w.end(nodes...) {
+		if err != nil {
+			w.Errorf("node %s: %v", node, err)
+		}
 	}
 	return time.Since(start)
 }
 
-func (w *bubble) end(node string) error {
-	cancel := w.stops[node]
-	if cancel == nil {
-		return nil
+// end is stop, and returns what the daemons ended with.
+func (w *bubble) end(nodes ...string) map[string]error {
+	ends := map[string]error{}
+	nodes = slices.DeleteFunc(slices.Clone(nodes), func(n string) bool { return w.stops[n] == nil })
+	for _, n := range nodes {
+		w.stops[n]()
+		delete(w.stops, n)
 	}
-	delete(w.stops, node)
-	cancel()
-	return <-w.ended[node]
+	for _, n := range nodes {
+		ends[n] = <-w.ended[n]
+	}
+	return ends
 }
 
 // crash takes a node's connections and listeners from it without a word to anybody, and ends what
 // is then left of its daemon.
 func (w *bubble) crash(node string) {
 	w.Host(w.ip(node)).Crash()
-	_ = w.end(node) // it may say that its listeners are gone
+	w.end(node) // which may say that its listeners are gone
 }
 
 // client talks to the control socket of a node, from the node's own host.

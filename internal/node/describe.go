@@ -2,11 +2,13 @@ package node
 
 import (
 	"context"
+	"slices"
 	"strconv"
 	"time"
 
 	"github.com/lockstep-ha/lockstep/internal/control"
 	"github.com/lockstep-ha/lockstep/quorum"
+	"github.com/lockstep-ha/lockstep/quorum/ledger"
 	"github.com/lockstep-ha/lockstep/replication"
 )
 
@@ -17,11 +19,11 @@ func itoa(n uint64) string { return strconv.FormatUint(n, 10) }
 func (b *backend) Status(ctx context.Context, resource string) (control.Status, error) {
 	out := control.Status{Node: b.m.self.Node, Version: control.Version()}
 	lst := b.facts.ledger()
-	out.Ledger = control.Ledger{Leader: lst.Leader, Quorum: lst.HasQuorum, Term: lst.Term, Applied: lst.Applied}
+	out.Ledger = control.Ledger{Leader: lst.Leader, Quorum: lst.HasQuorum, Term: lst.Term, Applied: lst.Applied, Problem: lst.Problem}
 	for _, n := range b.cfg.Nodes {
 		out.Nodes = append(out.Nodes, control.Node{
 			Name: n.Name, Witness: n.Witness, Leader: n.Name == lst.Leader,
-			Alive: n.Name == b.m.self.Node || b.facts.alive(n.Name),
+			Alive: n.Name == b.m.self.Node || b.facts.alive(n.Name), Voter: votes(lst, n.Name),
 		})
 	}
 	st := b.m.ledger.State()
@@ -43,6 +45,11 @@ func (b *backend) Status(ctx context.Context, resource string) (control.Status, 
 		return out, noResource(resource)
 	}
 	return out, nil
+}
+
+// votes reports whether node has a vote, as far as this node's ledger knows.
+func votes(st ledger.Status, node string) bool {
+	return slices.ContainsFunc(st.Voters, func(v ledger.Voter) bool { return v.Node == node && !v.Learner })
 }
 
 // resource describes one resource with what the primary adds, and what to do about it.
@@ -71,8 +78,45 @@ func (b *backend) resource(ctx context.Context, rec *quorum.Resource, quorate bo
 			adopt(&res, remote, self)
 		}
 	}
-	res.Advice = advise(situation{rec: rec, self: self, local: st, fault: f, remote: remote, quorate: quorate, res: &res})
+	b.askDiverged(ctx, rec, &res)
+	res.Advice = advise(situation{rec: rec, self: self, local: st, fault: f, remote: remote, quorate: quorate, pair: b.otherOfPair(), res: &res})
 	return res
+}
+
+// askDiverged asks each diverged replica what it holds: it knows best, and alone what it wrote. One
+// that does not answer is shown as others saw it last.
+func (b *backend) askDiverged(ctx context.Context, rec *quorum.Resource, res *control.Resource) {
+	for i := range res.Replicas {
+		r := &res.Replicas[i]
+		if r.Divergence == nil || r.Node == b.m.self.Node {
+			continue
+		}
+		ctx, cancel := context.WithTimeout(ctx, viewTime)
+		a, err := b.asker.ask(ctx, r.Node, question{Op: "view", Resource: rec.Name, ID: rec.ID})
+		cancel()
+		if err != nil || a.View == nil {
+			continue
+		}
+		for _, theirs := range a.View.Resource.Replicas {
+			if theirs.Node == r.Node && theirs.Divergence != nil {
+				r.Divergence = theirs.Divergence
+			}
+		}
+	}
+}
+
+// otherOfPair returns the other voter where there are two, "" otherwise.
+func (b *backend) otherOfPair() string {
+	st := b.m.ledger.State()
+	if st == nil || len(st.Nodes) != 2 {
+		return ""
+	}
+	for _, n := range st.Nodes {
+		if n.Name != b.m.self.Node && !n.Gone && !n.Witness {
+			return n.Name
+		}
+	}
+	return ""
 }
 
 // describe is what this node alone can say of a resource. w, rep and st are nil where there is no
@@ -99,8 +143,12 @@ func (b *backend) describe(rec *quorum.Resource, w *worker, rep replica, st *rep
 		switch {
 		case r.Node == self:
 			c.DiskState, c.Connection = res.DiskState, control.ConnLocal
+			if st != nil {
+				c.Divergence = ownDivergence(rec, st)
+			}
 		case st != nil:
 			peerStatus(&c, st, rep)
+			c.Divergence = divergenceOf(rec, r.Node, st)
 		}
 		if c.DiskState == control.DiskUnknown && r.Failed {
 			c.DiskState = control.DiskFailed
@@ -189,6 +237,9 @@ func adopt(res *control.Resource, v *view, self string) {
 			}
 			if mine.Node != v.Node {
 				mine.DirtyBytes, mine.UnstableBytes, mine.Resync = theirs.DirtyBytes, theirs.UnstableBytes, theirs.Resync
+			}
+			if mine.Node != self && theirs.Divergence != nil {
+				mine.Divergence = theirs.Divergence
 			}
 		}
 	}

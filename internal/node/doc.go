@@ -9,6 +9,11 @@
 //	worker     creates, registers, opens and closes one replica, and keeps its links to its peers
 //	proposer   turns a core's wish (drop, join, step down) into a ledger command and its answer
 //	backend    what operators ask for: create, promote, demote, switch over, resize, verify
+//	force      an operator promotes a replica that may lack acknowledged writes
+//	resolve    an operator settles which of two histories is kept; what is given up is copied before
+//	alone      an operator lets one of two nodes go on, or decides between two ledgers
+//	timeline   where two histories part, and what is known of each generation; pure
+//	registrar  has the ledger record which process of this node runs
 //	exports    which resource the NBD server may serve here, and how it refuses the others
 //	journal    the last events, for `lockstep events` and for tests
 //
@@ -30,6 +35,7 @@
 //
 //	daemon.run   waits for the end; one goroutine below it for each of: transport, ledger,
 //	             manager, control (operators), control (nodes), NBD on unix, NBD on TCP, gossip
+//	registrar.run  tries until this process is registered, then ends; wake, capacity 1
 //	manager.run  hands each applied state to the workers and starts them; wake, capacity 1
 //	worker.run   one for each resource with a replica here; opens, feeds and closes it; wake,
 //	             capacity 1: only the newest record counts

@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
+	"slices"
 	"sync"
 	"testing"
 	"time"
@@ -190,6 +191,10 @@ type fakeReplica struct {
 	accepted uint64 // an epoch that it heard of from a primary
 	changed  chan struct{}
 	invalids []string
+	lineage  []uint64 // nil: that of the record
+	dirty    int64    // for every peer
+	discards int
+	alone    error
 }
 
 func (r *fakeReplica) Run(ctx context.Context) error { <-ctx.Done(); return ctx.Err() }
@@ -229,6 +234,13 @@ func (r *fakeReplica) SetRecord(rec *replication.Record) error {
 	}
 	r.rec = rec
 	r.primary = rec.PrimaryIsMe && rec.Epoch != r.stopped && !r.stuck
+	switch n := len(r.lineage); {
+	case n == 0:
+	case rec.PrimaryIsMe && rec.Forced:
+		r.state, r.lineage = replication.UpToDate, nil
+	case !rec.SelfInSet && !slices.Contains(rec.Lineage, r.lineage[n-1]):
+		r.state = replication.Diverged // it hears that from the primary
+	}
 	close(r.changed)
 	r.changed = make(chan struct{})
 	return nil
@@ -275,13 +287,16 @@ func (r *fakeReplica) Status() replication.Status {
 	if r.rec != nil {
 		st.Epoch, st.Version, st.SizeBytes = max(r.rec.Epoch, r.accepted), r.rec.Version, r.rec.Size
 	}
+	if st.Lineage = r.lineage; st.Lineage == nil && r.rec != nil {
+		st.Lineage = r.rec.Lineage
+	}
 	if r.primary {
 		st.Role, st.IO, st.Serving = rolePrimary, control.IORunning, true
 	}
 	st.Peers = r.peers
 	if st.Peers == nil {
 		for _, p := range r.p.peers {
-			st.Peers = append(st.Peers, replication.PeerStatus{Node: p, Connection: "Connected", State: replication.UpToDate, InSet: true})
+			st.Peers = append(st.Peers, replication.PeerStatus{Node: p, Connection: "Connected", State: replication.UpToDate, InSet: true, Dirty: r.dirty})
 		}
 	}
 	return st
@@ -298,7 +313,19 @@ func (r *fakeReplica) Verify(peer string, repair bool) error {
 	return nil
 }
 
-func (r *fakeReplica) Discard() error { return nil }
+func (r *fakeReplica) Discard() error {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	r.state, r.lineage = replication.Inconsistent, nil
+	r.discards++
+	return nil
+}
+
+func (r *fakeReplica) MayGoAlone(string) error {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	return r.alone
+}
 
 func (r *fakeReplica) Invalidate(peer string) error {
 	r.mu.Lock()
@@ -318,6 +345,22 @@ func (r *fakeReplica) Connected(peer string) bool {
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	return !r.off[peer]
+}
+
+// fakeFate notes what an operator had the ledger do.
+type fakeFate struct {
+	calls []string
+	err   error
+}
+
+func (f *fakeFate) OpenIncarnation(_ context.Context, statement string) error {
+	f.calls = append(f.calls, "open: "+statement)
+	return f.err
+}
+func (f *fakeFate) KeepLedger(context.Context) error { f.calls = append(f.calls, "keep"); return f.err }
+func (f *fakeFate) GiveUpLedger(context.Context) error {
+	f.calls = append(f.calls, "give up")
+	return f.err
 }
 
 // fakeNode is one node of a fakeCluster.
@@ -364,6 +407,7 @@ func (c *fakeCluster) start(name string, process uint64, o *fakeOpener) *fakeNod
 			alive:   func(node string) bool { return c.nodes[node] != nil },
 			clients: func(string) int { return 0 }, nbdTCP: func() string { return "" },
 		},
+		fate: &fakeFate{},
 	}}
 	ctx, cancel := context.WithCancel(context.Background())
 	ended := make(chan struct{})

@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"sync"
 	"syscall"
 	"testing"
 	"time"
@@ -27,53 +28,95 @@ func cutOff(w *bubble, what string, err error) {
 
 func TestBubble_IsolatedPrimary_ServesNothingOnceAnotherMay(t *testing.T) {
 	const lease = 3 * time.Second
-	inBubble(t, []string{"n1", "n2", "w"}, func(w *bubble) {
-		for n, f := range w.files {
-			f.Lease, f.PeerTimeout = lease, 2*lease
-			w.files[n] = f
-		}
-		w.startAll()
-		w.create()
-		model := make([]byte, bubbleSize)
-		reader, writer := w.mustOpen("n1"), w.mustOpen("n1")
-		writeAt(w.T, writer, model, 0, pattern(1, 4096))
-
-		cut := time.Now()
-		w.isolate("n1", true)
-		lost := ask(writer, cmdWrite, 1<<20, pattern(2, 4096))
-		var lastRead time.Time // that was answered
-		readerEnded := make(chan error, 1)
-		go func() {
-			for got := make([]byte, 4096); ; {
-				if err := reader.do(cmdRead, 0, got); err != nil {
-					readerEnded <- err
-					return
+	for name, then := range map[string]func(w *bubble){
+		"n2 waits for it":          func(*bubble) {},
+		"n2 is told to give it up": func(w *bubble) { check(w.T, "disconnect", w.client("n2").Disconnect(w.Context(), "r0", "n1")) },
+		"n2 is another process by then": func(w *bubble) {
+			w.crash("n2")
+			w.start("n2")
+		},
+	} {
+		t.Run(name, func(t *testing.T) {
+			inBubble(t, []string{"n1", "n2", "w"}, func(w *bubble) {
+				for n, f := range w.files {
+					f.Lease, f.PeerTimeout = lease, 2*lease
+					w.files[n] = f
 				}
-				lastRead = time.Now()
-				time.Sleep(time.Millisecond)
-			}
-		}()
-		w.takeOver("n2")
-		served := time.Now()
-		conn := w.mustOpen("n2")
-		writeAt(w.T, conn, model, 0, pattern(3, 4096))
-		memnet.Pass(10 * time.Second)
-		if d := lastRead.Sub(cut); d < lease-2*w.files["n1"].BeaconInterval || d > lease {
-			w.Errorf("n1 answered reads for %v after it was cut off; the lease is %v", d, lease)
-		}
-		if !lastRead.Before(served) {
-			w.Errorf("n1 answered a read %v after n2 began to serve", lastRead.Sub(served))
-		}
-		lost.waits(w, "write that only n1 has")
+				w.slow["n1"] = 0.08 // within the margin for drift
+				w.startAll()
+				w.create()
+				isolated(w, lease*100/92, then)
+			})
+		})
+	}
+}
 
-		w.isolate("n1", false)
-		cutOff(w, "read", <-readerEnded)
-		cutOff(w, "write", <-lost.reply)
-		w.untilInSync("n2", "n1", "n2")
-		writeAt(w.T, conn, model, 2<<20, pattern(4, 8192))
-		conn.Close()
-		w.sameDisks(model)
-	})
+// isolated cuts n1 off, whose lease is that long in true time, has n2 take over in the state that
+// then leaves it in, and takes n1 back.
+func isolated(w *bubble, lease time.Duration, then func(w *bubble)) {
+	model := make([]byte, bubbleSize)
+	writer := w.mustOpen("n1")
+	writeAt(w.T, writer, model, 0, pattern(1, 4096))
+	cut := time.Now()
+	w.isolate("n1", true)
+	lost := ask(writer, cmdWrite, 1<<20, pattern(2, 4096))
+	reads := w.readOn("n1")
+	then(w)
+	w.takeOver("n2")
+	served := time.Now()
+	conn := w.mustOpen("n2")
+	writeAt(w.T, conn, model, 0, pattern(3, 4096))
+	memnet.Pass(10 * time.Second)
+	last := reads.last()
+	if d := last.Sub(cut); d < lease-2*w.files["n1"].BeaconInterval || d > lease {
+		w.Errorf("n1 answered reads for %v after it was cut off; the lease is %v", d, lease)
+	}
+	if !last.Before(served) {
+		w.Errorf("n1 answered a read %v after n2 began to serve", last.Sub(served))
+	}
+	lost.waits(w, "write that only n1 has")
+
+	w.isolate("n1", false)
+	check(w.T, "connect", w.client("n2").Connect(w.Context(), "r0", "n1"))
+	cutOff(w, "read", <-reads.ended)
+	cutOff(w, "write", <-lost.reply)
+	w.untilInSync("n2", "n1", "n2")
+	writeAt(w.T, conn, model, 2<<20, pattern(4, 8192))
+	conn.Close()
+	w.sameDisks(model)
+}
+
+// reads is a client that reads the first block again and again until its connection ends.
+type reads struct {
+	ended chan error // capacity 1
+
+	mu       sync.Mutex
+	answered time.Time // the newest
+}
+
+func (w *bubble) readOn(node string) *reads {
+	w.Helper()
+	conn := w.mustOpen(node)
+	r := &reads{ended: make(chan error, 1)}
+	go func() {
+		for got := make([]byte, 4096); ; time.Sleep(time.Millisecond) {
+			if err := conn.do(cmdRead, 0, got); err != nil {
+				r.ended <- err
+				return
+			}
+			r.mu.Lock()
+			r.answered = time.Now()
+			r.mu.Unlock()
+		}
+	}()
+	return r
+}
+
+// last returns when the newest read was answered.
+func (r *reads) last() time.Time {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	return r.answered
 }
 
 // takeOver makes node primary on the operator's word that the recorded one is down, as often as it
@@ -122,10 +165,7 @@ func TestBubble_DataNodesThatStartAtOnceFindEachOther(t *testing.T) {
 		for i := range 10 {
 			primary := []string{"n1", "n2"}[i%2]
 			if i > 0 {
-				ready := make(chan struct{})
-				go func() { w.stop("n2"); close(ready) }()
-				w.stop("n1")
-				<-ready
+				w.stop("n1", "n2")
 				w.start("n1")
 				w.start("n2")
 				w.until(primary, "there is a quorum", func(st control.Status, _ control.Resource) bool { return st.Ledger.Quorum })
@@ -181,8 +221,7 @@ func TestBubble_StopIsBoundedInEveryState(t *testing.T) {
 			memnet.Pass(time.Minute)
 		}, "n2", joining},
 		"node that is alone": {func(w *bubble) {
-			w.stop("n2")
-			w.stop("w")
+			w.stop("n2", "w")
 			memnet.Pass(time.Minute)
 		}, "n1", stopTimeout + grace}, // refused at once
 	} {

@@ -56,11 +56,12 @@ func judgeData(c candidate, mine *quorum.Replica) error {
 			WithHint("promote another node of: %s", set(c.rec))
 	case c.status.State == replication.Diverged:
 		return control.Errorf(control.CodeDiverged, "the replica on %s has another history than the other ones of %s", c.self.Node, name).
-			WithHint("promote a node of: %s; then give this copy up with: lockstep invalidate %s --on %s", set(c.rec), name, c.self.Node).
+			WithHint("lockstep status %s shows both; promote a node of: %s, then lockstep resolve %s --keep NODE gives the other one up", name, set(c.rec), name).
 			WithSafety(control.SafetyYes)
 	case !mine.InSet:
 		return refusedf("the replica on %s may lack acknowledged writes of %s; those of %s have all of them", c.self.Node, name, set(c.rec)).
-			WithHint("promote one of them, let the resync end, then: lockstep switchover %s --to %s", name, c.self.Node)
+			WithHint("promote one of them, let the resync end, then: lockstep switchover %s --to %s; if none of them is to be had back: lockstep promote %s --on %s --force tells what would be lost",
+				name, c.self.Node, name, c.self.Node)
 	case c.status.State != replication.UpToDate:
 		return refusedf("the replica on %s is %s", c.self.Node, c.status.State).
 			WithHint("promote another node of: %s", set(c.rec))

@@ -41,7 +41,7 @@ func TestJudge(t *testing.T) {
 		{"another instance", func(c *candidate) { c.self.Instance = 5 }, control.ErrRefused, "another one"},
 		{"recorded as failed", func(c *candidate) { c.rec.Replicas[1].Failed = true }, control.ErrRefused, "failed"},
 		{"failed here", func(c *candidate) { c.status.State = replication.Failed }, control.ErrRefused, "failed"},
-		{"diverged", func(c *candidate) { c.status.State = replication.Diverged }, control.ErrDiverged, "invalidate r0 --on n2"},
+		{"diverged", func(c *candidate) { c.status.State = replication.Diverged }, control.ErrDiverged, "resolve r0 --keep NODE"},
 		{"not in the set", func(c *candidate) { c.rec.Replicas[1].InSet = false }, control.ErrRefused, "those of n1"},
 		{"outdated", func(c *candidate) { c.status.State = replication.Outdated }, control.ErrRefused, "Outdated"},
 		{"inconsistent", func(c *candidate) { c.status.State = replication.Inconsistent }, control.ErrRefused, "Inconsistent"},
@@ -161,6 +161,7 @@ func TestAdvise(t *testing.T) {
 	}{
 		{"nothing wrong", func(*situation) {}, nil},
 		{"no quorum", func(s *situation) { s.quorate = false }, []string{"no majority"}},
+		{"no quorum in a pair", func(s *situation) { s.quorate, s.pair = false, "n1" }, []string{"lockstep confirm-down n1"}},
 		{"nobody primary", func(s *situation) { s.rec.Primary = quorum.Incumbent{} }, []string{"promote r0 --on n2"}},
 		{"held", func(s *situation) { s.rec.Primary, s.rec.Hold = quorum.Incumbent{}, true }, []string{"an operator demoted it"}},
 		{"primary silent", func(s *situation) { s.remote = nil }, []string{"promote r0 --on n2 --confirm-peer-down"}},

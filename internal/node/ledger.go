@@ -75,11 +75,15 @@ func decide(ctx context.Context, l ledgerAPI, rec *quorum.Resource,
 		res, err := attempt(ctx, l, *cmd)
 		switch {
 		case err == nil && res.Code == quorum.CodeStale && res.Resource != nil:
+			moved := res.Resource.Version != cmd.Version
 			rec = res.Resource
 			if unknown && done(rec) {
 				return quorum.Result{Resource: rec}, nil
 			}
-			continue // the version only grows: this ends when others leave the record alone
+			if moved {
+				continue // the version only grows: this ends when others leave the record alone
+			}
+			err = res.Err() // stale for another reason than the record: not before something changes
 		case err == nil && res.Code != quorum.Applied && unknown && res.Resource != nil && done(res.Resource):
 			return quorum.Result{Resource: res.Resource}, nil
 		case err == nil:

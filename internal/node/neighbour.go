@@ -58,6 +58,8 @@ type view struct {
 	State   string `json:"state"` // disk state
 	Unclean bool   `json:"unclean"`
 	Role    string `json:"role"`
+	// Lineage is the replica's history: generations, oldest first.
+	Lineage []uint64 `json:"lineage,omitempty"`
 	// Resource is the node's own status of it, without advice.
 	Resource control.Resource `json:"resource"`
 }

@@ -40,6 +40,8 @@ type replica interface {
 	Invalidate(peer string) error
 	// Discard gives the data and history of this replica up.
 	Discard() error
+	// MayGoAlone returns why this process may not go on without peer in a pair without a witness.
+	MayGoAlone(peer string) error
 	// SetConnected lets the session with peer be tried, or ends it and keeps it down.
 	SetConnected(peer string, on bool) error
 	// Connected reports whether an operator lets the session with peer be tried.

@@ -33,6 +33,9 @@ func (b *backend) promote(ctx context.Context, w *worker, opts control.PromoteOp
 		return refusedf("node %s is stopping", b.m.self.Node)
 	}
 	rec, err := b.fresh(ctx, w.name)
+	if err == nil {
+		err = b.awaitRegistration(ctx)
+	}
 	if err != nil {
 		return err
 	}
@@ -51,6 +54,12 @@ func (b *backend) promote(ctx context.Context, w *worker, opts control.PromoteOp
 		return err
 	}
 	b.journal.add(w.name, "promoted", fmt.Sprintf("%s is primary of epoch %d.", self.Node, epoch), "epoch", itoa(epoch))
+	return b.awaitServing(ctx, w, rep, epoch)
+}
+
+// awaitServing returns once the replica here, which the ledger has made primary of epoch, serves.
+func (b *backend) awaitServing(ctx context.Context, w *worker, rep replica, epoch uint64) error {
+	self := b.m.self
 	if err := rep.WaitPrimary(ctx, epoch); err != nil {
 		st := rep.Status()
 		if ctx.Err() == nil {
@@ -66,21 +75,32 @@ func (b *backend) promote(ctx context.Context, w *worker, opts control.PromoteOp
 // proposePromote asks the ledger until it has answered, judging each newer record anew, and
 // returns the epoch.
 func (b *backend) proposePromote(ctx context.Context, w *worker, cand candidate) (uint64, error) {
-	generation := b.m.fresh()
-	var judged error
-	var epoch uint64
-	res, err := decide(ctx, b.m.ledger, cand.rec, func(rec *quorum.Resource) *quorum.Command {
+	return b.crown(ctx, w, cand.rec, cand.self, func(rec *quorum.Resource, generation uint64) (*quorum.Command, error) {
 		cand.rec = rec
-		if judged = judge(cand); judged != nil {
-			return nil
+		if err := judge(cand); err != nil {
+			return nil, err
 		}
-		epoch = newEpoch(cand)
 		c := quorum.On(rec)
 		c.Promote = &quorum.Promote{
-			Candidate: cand.self, NewEpoch: epoch, Generation: generation,
+			Candidate: cand.self, NewEpoch: newEpoch(cand), Generation: generation,
 			TakeOver: !rec.Primary.None(), Operator: true, Unclean: cand.status.Unclean,
 		}
-		return &c
+		return &c, nil
+	})
+}
+
+// crown has the ledger make self the primary, by the command that build makes of each newer record,
+// and returns the epoch.
+func (b *backend) crown(ctx context.Context, w *worker, rec *quorum.Resource, self quorum.Incumbent,
+	build func(rec *quorum.Resource, generation uint64) (*quorum.Command, error)) (uint64, error) {
+	generation := b.m.fresh()
+	var judged error
+	res, err := decide(ctx, b.m.ledger, rec, func(rec *quorum.Resource) *quorum.Command {
+		var c *quorum.Command
+		if c, judged = build(rec, generation); judged != nil {
+			return nil
+		}
+		return c
 	}, func(rec *quorum.Resource) bool { return slices.Contains(rec.Lineage, generation) })
 	if err == nil {
 		err = judged
@@ -91,13 +111,13 @@ func (b *backend) proposePromote(ctx context.Context, w *worker, cand candidate)
 	if err != nil {
 		return 0, err
 	}
-	rec := w.prop.note(res.Resource)
+	rec = w.prop.note(res.Resource)
 	if rep, _ := w.open(); rep != nil {
-		if err := rep.SetRecord(record.Project(b.m.ledger.State(), rec, cand.self, w.prop.peers)); err != nil {
+		if err := rep.SetRecord(record.Project(b.m.ledger.State(), rec, self, w.prop.peers)); err != nil {
 			return 0, err
 		}
 	}
-	return epoch, nil
+	return res.Resource.Epoch, nil
 }
 
 // Demote makes this primary a secondary, and holds the resource: nobody but an operator promotes

@@ -68,6 +68,7 @@ type daemon struct {
 	ledger  *ledger.Ledger
 	members *members
 	m       *manager
+	reg     *registrar
 	ctl     *control.Server
 	nbd     *nbd.Server
 
@@ -159,6 +160,7 @@ func (d *daemon) wire(self quorum.Incumbent, j *journal) {
 		d.nbd.CloseExport(resource, d.cfg.Name+" does not serve "+resource+" any more")
 	}
 	d.m.onCount = func(n int) { limitMemory(n, int64(d.cfg.Window)) }
+	d.reg = newRegistrar(self, d.ledger, j, d.log)
 	b := &backend{
 		cfg: d.cfg, m: d.m, journal: j, asker: ask,
 		client: func(node string) control.Backend {
@@ -171,9 +173,11 @@ func (d *daemon) wire(self quorum.Incumbent, j *journal) {
 		facts: facts{
 			ledger: d.ledger.Status, alive: d.alive, clients: d.clients, nbdTCP: d.nbdTCP,
 		},
+		registered: d.reg.await, fate: d.ledger,
 	}
 	d.ctl = control.NewServer(control.Options{Node: d.cfg.Name, Backend: b, Forward: httpTo, Logger: d.log})
 	d.ledger.Subscribe(d.m.apply)
+	d.ledger.Subscribe(d.reg.apply)
 	d.tr.Handle(serviceReplication, func(ctx context.Context, conn net.Conn, from string) {
 		acceptor.Serve(ctx, conn, from) // it logs why not
 	})
@@ -224,7 +228,8 @@ func (d *daemon) run(ctx context.Context, ready func()) error {
 	})
 	stopLedger := start(map[string]func(context.Context) error{"ledger": d.ledger.Run})
 	stopManager := start(map[string]func(context.Context) error{
-		"replicas": func(ctx context.Context) error { d.m.run(ctx); return nil },
+		"replicas":     func(ctx context.Context) error { d.m.run(ctx); return nil },
+		"registration": func(ctx context.Context) error { d.reg.run(ctx); return nil },
 	})
 	stopFront := start(d.front())
 	d.log.Info("node started", "process", d.m.self.Process, "listen", d.lnPeers.Addr().String(), "nbd", d.cfg.NBDUnix, "control", d.cfg.ControlSocket)

@@ -15,6 +15,9 @@ func (w *World) checkStep(p *Proc) {
 	if w.failure != nil || p.dead {
 		return
 	}
+	if w.forced > 0 && p.core.Serving() && p.core.Fitness(0).Epoch >= w.forced {
+		w.forcedServes(p.h)
+	}
 	w.checkLease(p)
 	if p.ticks%16 == 0 {
 		w.checkBounds(p)
@@ -121,7 +124,8 @@ func (w *World) checkEqual() {
 // linked reports whether the session that p has with q's host is one with the process that runs there.
 func (w *World) linked(p *Proc, q *Host) bool {
 	l := w.link(p.h.index, q.index)
-	return l.sess != nil && q.proc != nil && l.sess.procs[l.end(q)] == q.proc && l.sess.procs[l.end(p.h)] == p
+	s := l.sess
+	return s != nil && q.proc != nil && s.procs[l.end(q)] == q.proc && s.procs[l.end(p.h)] == p && !s.over[0] && !s.over[1] && !p.paused
 }
 
 // checkPair compares the blocks that clients touch.
@@ -199,7 +203,7 @@ func (w *World) checkJoin(old, rec *quorum.Resource) {
 		}
 		h.lossy = false
 		if h.proc != nil && h.proc.meta != nil {
-			if st := h.proc.meta.Meta().State; st != store.UpToDate && st != store.Outdated {
+			if st := h.proc.meta.Meta().State; st != store.UpToDate && st != store.Outdated && st != store.Failed {
 				w.fail("%s joins the set, and its metadata says %s", h.name, st)
 			}
 		}

@@ -33,6 +33,8 @@ type request struct {
 	value uint64
 	hist  OpID
 	done  bool
+
+	answer // once there is one
 }
 
 // call is a request as one connection brought it to a server.
@@ -227,7 +229,9 @@ func (c *client) ask(r *request) {
 		kind = OpFlush
 	}
 	r.hist = w.history.Begin(kind, r.ext, r.value, r.flags&replication.FlagFUA != 0, w.now)
-	w.log.Addf(w.now, colClients, kindClient, "c%d asks %v %v value %d", c.index, kind, r.ext, r.value)
+	if w.log.Verbose() {
+		w.log.Addf(w.now, colClients, kindClient, "c%d asks %v %v value %d", c.index, kind, r.ext, r.value)
+	}
 	c.out = append(c.out, r)
 	c.conn.send(r)
 }
@@ -350,10 +354,13 @@ func (p *Proc) reply(a *replication.Action) {
 
 // answered takes an answer into the history.
 func (w *World) answered(p *Proc, r *request, vals []uint64, err error) {
+	r.answer = answer{answered: true, vals: vals, err: err}
 	if err != nil {
-		w.log.Addf(w.now, colClients, kindClient, "c%d gets an error for value %d: %v", r.c.index, r.value, err)
+		if w.log.Verbose() {
+			w.log.Addf(w.now, colClients, kindClient, "c%d gets an error for value %d: %v", r.c.index, r.value, err)
+		}
 		w.judgeError(p, r, err)
-		w.report(w.history.Failed(r.hist, MayLand, w.now))
+		w.report(w.history.Failed(r.hist, MayHave, w.now))
 		return
 	}
 	if v := w.ops[r.value]; v != nil && r.op == replication.OpWrite && v.acked == 0 {
@@ -365,7 +372,9 @@ func (w *World) answered(p *Proc, r *request, vals []uint64, err error) {
 	} else {
 		w.stats.Acked++
 	}
-	w.log.Addf(w.now, colClients, kindClient, "c%d is answered: op %d of %v value %d", r.c.index, r.op, r.ext, r.value)
+	if w.log.Verbose() {
+		w.log.Addf(w.now, colClients, kindClient, "c%d is answered: op %d of %v value %d", r.c.index, r.op, r.ext, r.value)
+	}
 	w.report(w.history.Done(r.hist, p.h.name, vals, w.now))
 }
 

@@ -233,6 +233,7 @@ func (w *World) hurtDisk(f Fault, a *Host, mend func(func())) {
 	}
 	switch f.Kind {
 	case faultHang:
+		w.hurt[f.A] = true
 		a.faults.hang = true
 		mend(a.unhang)
 	case faultSlow:
@@ -251,9 +252,9 @@ func (w *World) hurtDisk(f Fault, a *Host, mend func(func())) {
 	case faultFailIO:
 		w.hurt[f.A] = true
 		a.faults.failIO = 1
-	case faultLoseType:
+	case faultLoseType: // not of data or of reports: a connection delivers those, or breaks
 		types := []wire.Type{wire.Ack, wire.FlushAck, wire.BeaconAck, wire.Beacon, wire.JoinReady, wire.JoinPrepare, wire.ResyncReady,
-			wire.HashReply, wire.Failed, wire.Follow, wire.Lead, wire.Bits, wire.HandoverDone, wire.Handover, wire.Settled, wire.Write}
+			wire.HashReply, wire.Failed, wire.Follow, wire.Lead, wire.HandoverDone, wire.Handover, wire.Settled}
 		l.lose[end] = types[f.Arg%len(types)]
 		mend(func() { l.lose[end] = 0 })
 	case faultCorrupt:

@@ -2,6 +2,7 @@ package sim
 
 import (
 	"fmt"
+	"slices"
 
 	"github.com/lockstep-ha/lockstep/quorum"
 	"github.com/lockstep-ha/lockstep/replication"
@@ -16,10 +17,10 @@ func (w *World) force(h *Host) {
 	}
 	rec := p.ledgerRecord()
 	f := p.core.Fitness(h.clock())
-	if rec == nil || rec.Epoch == 0 || f.Serving || f.Failed || f.State != replication.Outdated && f.State != replication.UpToDate {
+	if rec == nil || rec.Epoch == 0 || f.Serving || f.Failed || f.State != replication.Outdated && f.State != replication.UpToDate && f.State != replication.Diverged {
 		return
 	}
-	fork, ok := w.forkOf(p, rec)
+	fork, own, ok := w.forkOf(p, rec)
 	if !ok {
 		return
 	}
@@ -29,7 +30,8 @@ func (w *World) force(h *Host) {
 		}
 	}
 	c := quorum.On(rec)
-	c.ForcePromote = &quorum.ForcePromote{Candidate: p.self(), NewEpoch: max(rec.Epoch, f.Epoch) + 1, Generation: w.net.Uint64() | 1, Fork: fork}
+	c.ForcePromote = &quorum.ForcePromote{Candidate: p.self(), NewEpoch: max(rec.Epoch, f.Epoch) + 1, Generation: w.net.Uint64() | 1,
+		Fork: fork, Own: own}
 	for i := range rec.Replicas {
 		if n := rec.Replicas[i].Node; n != h.name && (rec.Replicas[i].InSet || rec.Primary.Node == n) {
 			c.ForcePromote.Down = append(c.ForcePromote.Down, quorum.DownProof{Node: n, Operator: true, Text: "I pulled its plug"})
@@ -42,32 +44,35 @@ func (w *World) force(h *Host) {
 	})
 }
 
-// forkOf returns the newest generation that the replica holds and the record lists.
-func (w *World) forkOf(p *Proc, rec *quorum.Resource) (uint64, bool) {
-	held := p.meta.Meta().Lineage
-	if len(held) == 0 {
-		return 0, false
-	}
-	last := held[len(held)-1]
-	for _, g := range rec.Lineage {
-		if g == last {
-			return last, true
+// forkOf returns the newest generation that the replica holds and the record lists, and those that it
+// holds beyond.
+func (w *World) forkOf(p *Proc, rec *quorum.Resource) (fork uint64, own []uint64, ok bool) {
+	held := p.core.Hello(0).Lineage
+	for i := len(held) - 1; i >= 0; i-- {
+		if slices.Contains(rec.Lineage, held[i]) {
+			return held[i], slices.Clone(held[i+1:]), true
 		}
 	}
-	return 0, false
+	return 0, nil, false
 }
 
-// forcedBy takes a forced promotion that was applied: from now on the device holds what that replica
-// holds, which must be a state that the device once had.
+// forcedBy takes a forced promotion that was applied.
 func (w *World) forcedBy(rec *quorum.Resource) {
 	h := w.hostNamed(rec.Primary.Node)
 	w.stats.Forces++
+	w.forced = rec.Epoch
 	w.note(h, kindFault, "is forced to be primary of epoch %d", rec.Epoch)
-	if !h.lossy && w.failure == nil {
+}
+
+// forcedServes: whoever was forced, or succeeds him, begins to serve. From now on the device holds
+// what that replica holds, which must be a state that the device once had. What its disk still had
+// under way at the promotion has ended by now.
+func (w *World) forcedServes(h *Host) {
+	w.forced = 0
+	if !h.lossy {
 		w.report(w.history.ConsistentCut(h.name, h.disk.Sector))
 	}
 	w.history.Forced(w.now, h.disk.Sector)
-	h.lossy = false
 }
 
 // confirmPeerDown is the operator's word in a pair without a witness: the peer of h is down, which

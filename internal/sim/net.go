@@ -202,6 +202,9 @@ func (p *Proc) send(a *replication.Action) {
 			return
 		}
 	}
+	if p.w.log.Verbose() && a.Frame.Type != wire.Beacon && a.Frame.Type != wire.BeaconAck {
+		p.w.note(p.h, kindNet, "to %s: %s", to.name, a.Frame.String())
+	}
 	s.last[end] = pk.due
 	s.queue[end] = append(s.queue[end], pk)
 	s.deliver(end)
@@ -306,19 +309,30 @@ func (s *session) finish(end int, why string) {
 	if s.over[other] {
 		return
 	}
-	from, to := s.l.hosts[end].index, s.l.hosts[other].index
 	// A reset overtakes what was sent; an orderly end comes after it.
 	d := w.latency()
 	if w.chance(1, 2) {
 		d = max(d, s.last[other]-w.now+1)
 	}
-	var tell func()
-	tell = func() {
-		if !w.isCut(dataTraffic, from, to) && !s.over[other] {
-			s.ended(other, "the peer closed it")
+	s.tell(other, d, "the peer closed it")
+}
+
+// tell lets an end hear, after d, that the other one is gone. What a cut swallows, the kernel's
+// keepalive finds out once the cut is over.
+func (s *session) tell(end int, d time.Duration, why string) {
+	w := s.l.w
+	from, to := s.l.hosts[1-end].index, s.l.hosts[end].index
+	var try func()
+	try = func() {
+		switch {
+		case s.over[end]:
+		case w.isCut(dataTraffic, from, to) || w.isCut(dataTraffic, to, from):
+			w.after(time.Second, try)
+		default:
+			s.ended(end, why)
 		}
 	}
-	w.after(d, tell)
+	w.after(d, try)
 }
 
 // ended tells the core at one end.
@@ -397,12 +411,7 @@ func (w *World) procGone(p *Proc) {
 func (s *session) finishGone(end int) {
 	s.over[end] = true
 	w, other := s.l.w, 1-end
-	from, to := s.l.hosts[end].index, s.l.hosts[other].index
-	w.after(max(w.latency(), s.last[other]-w.now+1), func() {
-		if !w.isCut(dataTraffic, from, to) && !s.over[other] {
-			s.ended(other, "the peer's process is gone")
-		}
-	})
+	s.tell(other, max(w.latency(), s.last[other]-w.now+1), "the peer's process is gone")
 }
 
 // silence: nothing is heard from an end any more. When its host is up again it answers with a reset.

@@ -60,7 +60,8 @@ func (w *World) fit(h *Host) bool {
 	}
 	st := p.core.Status(h.clock())
 	r := p.newest.Replica(h.name)
-	return r != nil && r.InSet && !r.Failed && r.Instance == h.instance && st.State == replication.UpToDate && !st.Unclean
+	alone := len(p.newest.Set()) == 1
+	return r != nil && r.InSet && !r.Failed && r.Instance == h.instance && st.State == replication.UpToDate && (alone || !st.Unclean)
 }
 
 // promote proposes that h become primary; takeOver also while another one is recorded, which an
@@ -82,7 +83,7 @@ func (w *World) promote(h *Host, takeOver bool) {
 	}
 	c := quorum.On(rec)
 	c.Promote = &quorum.Promote{Candidate: p.self(), NewEpoch: epoch + 1, Generation: w.net.Uint64() | 1,
-		TakeOver: !rec.Primary.None(), Operator: true}
+		TakeOver: !rec.Primary.None(), Operator: true, Unclean: p.core.Fitness(h.clock()).Unclean}
 	if c.Promote.TakeOver && rec.Primary.Node != h.name {
 		c.Promote.Statement = "an operator says that it is down"
 		if rec.Policy.Fencing == quorum.FencingStonith || rec.Policy.Fencing == quorum.FencingManual {

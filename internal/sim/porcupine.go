@@ -27,7 +27,9 @@ import (
 //     it must be; failing that each that was read is tried; failing that any will do.
 //
 // Cells are small, ten to a hundred operations with a few open at a time, so the search is short and
-// has no time limit: what it says is exact.
+// has no time limit: what it says is exact. An era in which more than mostOpen writes stay open, or
+// more than mostAtOnce operations are under way at once, is left to what Done found out: the search
+// would be exponential in them.
 func (h *History) Check() error {
 	k := histChecker{h: h}
 	for _, c := range h.cells {
@@ -93,6 +95,31 @@ type histChecker struct {
 	inputs  []registerOp
 	history []porcupine.Operation
 	bits    int // given to values
+	open    int // operations that stay open
+	edges   []int64
+}
+
+const (
+	mostOpen   = 6
+	mostAtOnce = 9
+)
+
+// crowd returns the largest number of operations that are under way at once.
+func (k *histChecker) crowd() int {
+	k.edges = k.edges[:0]
+	for _, o := range k.history {
+		k.edges = append(k.edges, 2*o.Call+1, 2*o.Return) // of one moment, ends come first
+	}
+	slices.Sort(k.edges)
+	most, now := 0, 0
+	for _, e := range k.edges {
+		if e%2 == 0 {
+			now--
+		} else if now++; now > most {
+			most = now
+		}
+	}
+	return most
 }
 
 // eraValue is a value that occurs in an era.
@@ -112,7 +139,7 @@ func (k *histChecker) check(c *histCell, e *era) error {
 	if len(e.reads) == 0 {
 		return nil
 	}
-	k.values, k.history, k.bits = k.values[:0], k.history[:0], 0
+	k.values, k.history, k.bits, k.open = k.values[:0], k.history[:0], 0, 0
 	for i := range e.sources {
 		v := k.value(e.sources[i].value)
 		v.sources++
@@ -135,6 +162,9 @@ func (k *histChecker) check(c *histCell, e *era) error {
 	for _, r := range e.reads {
 		o := &k.h.ops[r.op]
 		k.add(registerRead, k.index(r.value), max(o.begin, e.start), o.end)
+	}
+	if k.open > mostOpen || k.crowd() > mostAtOnce {
+		return nil
 	}
 	best := notBase
 	for i := range e.sources {
@@ -164,6 +194,9 @@ func (k *histChecker) index(v uint64) int {
 func (k *histChecker) value(v uint64) *eraValue { return &k.values[k.index(v)] }
 
 func (k *histChecker) add(kind registerKind, value int, call, end histSeq) {
+	if end == seqNever {
+		k.open++
+	}
 	k.inputs = append(k.inputs, registerOp{kind, k.values[value].bit, &k.states[value]})
 	k.history = append(k.history, porcupine.Operation{
 		Input: &k.inputs[len(k.inputs)-1], Call: int64(call), Return: int64(end),

@@ -227,7 +227,7 @@ func hostNames(list []*Host) []string {
 // unrest says what is not yet as it should be, "" if all is.
 func (w *World) unrest(broken []*Host) string {
 	p := w.serving()
-	if p == nil {
+	if p == nil || p.core.Fitness(p.h.clock()).Failed {
 		return "nobody serves"
 	}
 	for _, c := range w.clients {
@@ -243,7 +243,7 @@ func (w *World) unrest(broken []*Host) string {
 		if r := w.truth.Replica(name); r == nil || !r.InSet || r.Failed {
 			return name + " is not in the set"
 		}
-		if !p.core.Settled(replication.Peer(i)) {
+		if !w.linked(p, h) || !p.core.Settled(replication.Peer(i)) {
 			return name + " is not settled"
 		}
 	}
@@ -271,14 +271,7 @@ func (w *World) allFailed() bool {
 func (w *World) care(broken []*Host) {
 	p := w.serving()
 	if p == nil {
-		if w.truth != nil && w.truth.Hold {
-			for _, h := range w.hosts {
-				if h.data && w.fit(h) {
-					w.promote(h, true)
-					return
-				}
-			}
-		}
+		w.careForRole(broken)
 		return
 	}
 	for _, h := range w.hosts {
@@ -290,12 +283,53 @@ func (w *World) care(broken []*Host) {
 		case st.State == replication.Diverged && !st.SelfInSet:
 			w.note(h, kindFault, "an operator gives its copy up")
 			q.step(&replication.Event{Kind: replication.EvDiscard})
-		case st.Failed && w.truth.Replica(h.name) != nil && !w.truth.Replica(h.name).InSet:
+		case w.replaceable(h.name, st.Failed):
 			w.note(h, kindFault, "an operator replaces its disk")
 			w.replaceDisk(h)
 			h.powerOn()
 		}
 	}
+}
+
+// replaceable reports whether a replica has failed, as it says itself or as the ledger says, and has
+// left the set.
+func (w *World) replaceable(name string, says bool) bool {
+	r := w.truth.Replica(name)
+	return r != nil && !r.InSet && (says || r.Failed)
+}
+
+// careForRole is what he does when nobody serves: he ends a hold, and forces the last copy when a
+// member that might be better is gone for good. A cluster that could help itself he leaves alone.
+func (w *World) careForRole(broken []*Host) {
+	gone := false
+	for i := range w.truth.Replicas {
+		r := &w.truth.Replicas[i]
+		h := w.hostNamed(r.Node)
+		gone = gone || r.InSet && (r.Instance != h.instance || h.failing() || h.diverged())
+	}
+	for _, h := range w.hosts {
+		if !h.data || h.proc == nil || h.proc.core == nil || slices.Contains(broken, h) {
+			continue
+		}
+		r := w.truth.Replica(h.name)
+		switch {
+		case w.truth.Hold && w.fit(h):
+			w.promote(h, true)
+			return
+		case gone && !h.failing() && r.InSet && r.Instance == h.instance && w.now > w.end+20*time.Second:
+			w.force(h)
+			for _, o := range w.hosts {
+				if !slices.Contains(broken, o) {
+					w.after(2*time.Second, o.powerOn)
+				}
+			}
+			return
+		}
+	}
+}
+
+func (h *Host) diverged() bool {
+	return h.proc != nil && h.proc.core != nil && h.proc.core.Fitness(h.clock()).State == replication.Diverged
 }
 
 // judgeEnd judges a cluster at rest.

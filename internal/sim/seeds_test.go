@@ -2,6 +2,8 @@ package sim
 
 import (
 	"flag"
+	"fmt"
+	"runtime/debug"
 	"testing"
 	"time"
 )
@@ -13,6 +15,7 @@ var (
 )
 
 func TestSeeds(t *testing.T) {
+	debug.SetGCPercent(800)
 	first, n := *firstFlag, *seedsFlag
 	if *seedFlag != 0 {
 		first, n = *seedFlag, 1
@@ -43,6 +46,7 @@ func TestSeeds(t *testing.T) {
 			if n > 1 {
 				text = text[:min(len(text), 400)]
 			}
+			fmt.Printf("seed %d: %s\n", seed, text)
 			t.Errorf("seed %d: %s", seed, text)
 			if failures++; failures > 10 {
 				break

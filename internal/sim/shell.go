@@ -25,8 +25,9 @@ type Proc struct {
 
 	core    *replication.Resource
 	meta    *store.Metadata
-	peers   []string // by replication.Peer
-	slots   []slot   // by ID.Index
+	peers   []string             // by replication.Peer
+	slots   []slot               // by ID.Index
+	out     []replication.Action // kept from step to step
 	io      []*localIO
 	saves   []replication.Action
 	saving  bool
@@ -102,10 +103,13 @@ func (p *Proc) step(ev *replication.Event) {
 		return
 	}
 	ev.Now = p.h.clock()
-	out := p.core.Step(ev, nil)
+	out := p.core.Step(ev, p.out[:0])
+	p.out = nil // an action may lead to another Step
 	for i := range out {
 		p.act(&out[i])
 	}
+	clear(out)
+	p.out = out
 	switch {
 	case p.flushAt > 0: // a batch is being gathered
 	case p.w.chance(1, 8):
@@ -119,10 +123,13 @@ func (p *Proc) step(ev *replication.Event) {
 
 func (p *Proc) endBatch() {
 	p.flushAt = 0
-	out := p.core.EndBatch(nil)
+	out := p.core.EndBatch(p.out[:0])
+	p.out = nil
 	for i := range out {
 		p.act(&out[i])
 	}
+	clear(out)
+	p.out = out
 }
 
 func (p *Proc) slot(id replication.ID) *slot {

@@ -46,7 +46,7 @@ type World struct {
 	end     time.Duration // of the faulty phase
 	healing bool          // the liveness phase has begun
 	illegal string        // a fault happened under which anything may be lost: why
-	forced  bool
+	forced  uint64        // epoch that was begun by force and was not served in yet; 0: none
 	rots    map[uint64]*Host
 	hurt    [maxHosts]bool // a fault of the plan may have made the disk of that host fail
 }
@@ -112,6 +112,9 @@ func (w *World) between(low, high time.Duration) time.Duration {
 // chance draws whether something with probability n in of happens.
 func (w *World) chance(n, of int) bool { return w.net.IntN(of) < n }
 
+// maxEvents is far beyond what any run needs.
+const maxEvents = 1_000_000
+
 // step lets the next event happen; false when there is none, or something was found.
 func (w *World) step() bool {
 	if w.failure != nil || len(w.events) == 0 {
@@ -121,7 +124,10 @@ func (w *World) step() bool {
 	if e.at > w.now {
 		w.now = e.at
 	}
-	w.stats.Events++
+	if w.stats.Events++; w.stats.Events > maxEvents {
+		w.fail("more than %d events: something goes round in circles", maxEvents)
+		return false
+	}
 	e.do()
 	w.steps++
 	if w.steps%64 == 0 {
@@ -148,6 +154,9 @@ func (w *World) fail(format string, args ...any) {
 
 // note adds a line to the event log about host h, nil for the world.
 func (w *World) note(h *Host, kind uint8, format string, args ...any) {
+	if !w.log.Verbose() {
+		return
+	}
 	col := int8(colWorld)
 	if h != nil {
 		col = int8(h.index)

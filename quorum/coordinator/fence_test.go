@@ -121,6 +121,53 @@ func TestFence_NodeThatStartsAgainIsNotShot(t *testing.T) {
 	}
 }
 
+func TestFence_ProcessWithoutARegistration_IsSparedOrShotLate(t *testing.T) {
+	for _, idle := range []bool{true, false} {
+		g := newRig(t, stonith, "A", "B")
+		g.run(second)
+		a := g.host("A")
+		if idle { // it answers and is no primary
+			a.refuses = true
+		} else { // it was started again, and neither it nor the primary before it ever registered
+			g.s = unregistered(g.s)
+			g.on(func(c *quorum.Command) { c.NoOp = &quorum.NoOp{} })
+			a.process++
+		}
+		g.run(1500 * time.Millisecond)
+		if len(g.s.Fences) != 0 || g.r0().Epoch != 2 || g.primary() != a {
+			t.Fatalf("idle %t: record %+v, fences %+v", idle, g.r0(), g.s.Fences)
+		}
+		a.refuses, a.disk = true, "Outdated" // nor can it be
+		g.wantWithin("B", 10*second)
+		if f := g.s.Fence("A"); f == nil || f.Phase != quorum.FenceProven {
+			t.Errorf("idle %t: fence %+v", idle, f)
+		}
+	}
+}
+
+// unregistered is s as it would be if no node had ever registered a start.
+func unregistered(s *quorum.State) *quorum.State {
+	next := *s
+	next.Nodes, next.Resources = slices.Clone(s.Nodes), slices.Clone(s.Resources)
+	for i := range next.Nodes {
+		next.Nodes[i].Boot, next.Nodes[i].Process = "", 0
+	}
+	next.Resources[0].PrimaryKnown = false
+	return &next
+}
+
+func TestFence_WhoIsAboutToShootIsNotShotMeanwhile(t *testing.T) {
+	g := newRig(t, stonith, "A", "B", "C")
+	g.host("A").fences = 0
+	g.run(second)
+	g.must(quorum.Command{Version: g.s.Version, FenceRequested: &quorum.FenceRequested{Target: "C", Boot: "boot-C", Executor: "A", ID: 5}})
+	g.log = nil
+	g.crash("A")
+	g.run(30 * second)
+	g.wantNothing()
+	g.wantWithin("B", 60*second) // the order of A, which never answers, is given up
+}
+
 func TestFence_PrimaryOfTwoResourcesIsShotOnce(t *testing.T) {
 	g := newRig(t, stonith, "A", "B")
 	g.run(second)

@@ -57,7 +57,8 @@ func (c *Coordinator) fitness(r *quorum.Resource, w *watch, i int, n need) fitne
 		return recordedFailed
 	case !c.fresh(h):
 		return notHeard
-	case rep.Instance == 0 || h.Incumbent.Instance != rep.Instance || h.Incumbent.Node != rep.Node:
+	case rep.Instance == 0 || h.Incumbent.Node != rep.Node,
+		h.Incumbent.Instance != rep.Instance && !planted.On(planted.JoinOfAnyInstance):
 		return anotherInstance
 	case h.Incumbent == r.Primary && (n == needSilent || n == needStuck || n == needRestarted):
 		return itIsLost
