@@ -44,9 +44,8 @@
 //   - An in-sync set that once had a member never becomes empty.
 //   - Epochs and versions never go back; an epoch has at most one primary.
 //   - The recorded primary is in the set, and its instance is the one that the set names.
-//   - Lineage only grows at its end, but for ForcePromote, which cuts newer ids and records them, and puts
-//     the candidate's own in their place;
-//     its oldest ids are cut beyond MaxLineage, and counted.
+//   - Lineage only grows at its end, but for ForcePromote, which cuts newer ids, records them and puts
+//     the candidate's own in their place; its oldest ids are cut beyond MaxLineage, and counted.
 //   - No node that is asked to turn another one off is itself to be turned off.
 //   - A record that is deleted never comes back to life; its name is free once all is gone.
 //

@@ -69,6 +69,7 @@ func (r *Resource) advance(p *peer) {
 			r.joinReady(p, p.joinSeq)
 			return
 		}
+		p.askedAt = r.now
 		r.send(p, wire.Frame{Type: wire.JoinPrepare, Seq: p.joinSeq, Msg: r.state()}, 0)
 	}
 }
@@ -119,8 +120,10 @@ func (r *Resource) beginResync(p *peer) {
 			return
 		}
 		r.seq++
+		p.askedAt = r.now
 		r.send(p, wire.Frame{Type: wire.ResyncBegin, Seq: r.seq, Msg: r.state()}, 0)
 	}
+	p.askedAt = r.now
 	if planted.On(planted.ResyncBeforeBitmap) {
 		begin()
 		return

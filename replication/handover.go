@@ -56,6 +56,7 @@ func (r *Resource) handOver(p, q *peer) {
 		m := &wire.Message{Node: q.node, Runs: runs, More: next >= 0}
 		r.send(p, wire.Frame{Type: wire.Handover, Seq: r.seq, Msg: m}, 0)
 	}
+	p.askedAt = r.now
 	p.handing = append(p.handing, handover{seq: r.seq, of: q.idx})
 }
 

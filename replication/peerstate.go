@@ -110,7 +110,8 @@ type peer struct {
 	joinSeq    uint64
 	joinFlush  uint64
 	retryAt    time.Duration
-	joinAsked  bool // a Join may have been proposed
+	askedAt    time.Duration // ResyncBegin, JoinPrepare or a Handover was sent
+	joinAsked  bool          // a Join may have been proposed
 	resync     resyncStats
 
 	// Lease and liveness.

@@ -91,7 +91,11 @@ func (r *Resource) watchDisk() {
 // watchPeer gives a follower up that is silent, or that answers but completes nothing.
 func (r *Resource) watchPeer(p *peer, silent time.Duration) {
 	stalled := r.now - p.progressAt
+	asked := p.sync == syncBeginning || p.sync == syncPreparing || len(p.handing) > 0
 	switch {
+	case asked && r.now-p.askedAt > 3*r.cfg.StallTimeout:
+		mark.Hit("stage-unanswered")
+		r.closeSession(p, fmt.Sprintf("no answer for %v while the replica was being made equal", (r.now-p.askedAt).Round(time.Millisecond)))
 	case silent > r.cfg.PeerTimeout:
 		r.closeSession(p, fmt.Sprintf("no answer for %v", silent.Round(time.Millisecond)))
 	case (p.inflight.len() > 0 || p.hashes > 0) && stalled > r.cfg.StallTimeout,

@@ -105,7 +105,11 @@ func adviseSilent(s situation) []string {
 	name, p := s.rec.Name, s.rec.Primary.Node
 	rest := slices.DeleteFunc(s.rec.Set(), func(n string) bool { return n == p })
 	if len(rest) == 0 {
-		return []string{fmt.Sprintf("%s, the primary of %s, does not answer, and it alone holds every acknowledged write. Do not give its files up: start %s again. If it is lost for good, this tells what would be lost without it: lockstep promote %s --on %s --force.", p, name, p, name, s.self)}
+		text := fmt.Sprintf("%s, the primary of %s, does not answer, and it alone holds every acknowledged write. Do not give its files up: start %s again.", p, name, p)
+		if s.local != nil {
+			text += fmt.Sprintf(" If it is lost for good, this tells what would be lost with it: lockstep promote %s --on %s --force.", name, s.self)
+		}
+		return []string{text}
 	}
 	to := rest[0]
 	if slices.Contains(rest, s.self) {

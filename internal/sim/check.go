@@ -221,7 +221,7 @@ func (w *World) judgeLoss() {
 	}
 	for i := range w.truth.Replicas {
 		r := &w.truth.Replicas[i]
-		if h := w.hostNamed(r.Node); r.InSet && !r.Failed && !h.lossy && r.Instance == h.instance {
+		if h := w.hostNamed(r.Node); r.InSet && !r.Failed && !h.lossy && !h.ruined && r.Instance == h.instance {
 			return
 		}
 	}

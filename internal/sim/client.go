@@ -287,8 +287,26 @@ func (c *client) draw() *request {
 		r.op = replication.OpRead
 	default:
 		c.drawWrite(r)
+		if cfg.Kernel && w.writing(r.ext) {
+			r.op, r.flags = replication.OpRead, 0
+			r.ext.Len = min(r.ext.Len, 3*bitmap.BlockSize)
+		}
 	}
 	return r
+}
+
+// writing reports whether a write of ext, or of a part of it, is unanswered. Who sends again what is
+// unanswered does not write the same place twice at a time: page locks see to that in one kernel, the
+// locks of a cluster file system between several. A copy of an answered write would undo the newer.
+func (w *World) writing(ext bitmap.Extent) bool {
+	for _, c := range w.clients {
+		for _, r := range c.out {
+			if r.op != replication.OpRead && r.ext.Overlaps(ext) {
+				return true
+			}
+		}
+	}
+	return false
 }
 
 func (c *client) drawWrite(r *request) {

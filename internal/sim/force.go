@@ -60,7 +60,7 @@ func (w *World) forkOf(p *Proc, rec *quorum.Resource) (fork uint64, own []uint64
 func (w *World) forcedBy(rec *quorum.Resource) {
 	h := w.hostNamed(rec.Primary.Node)
 	w.stats.Forces++
-	w.forced = rec.Epoch
+	w.forced, w.forcedLossy = rec.Epoch, h.lossy
 	w.note(h, kindFault, "is forced to be primary of epoch %d", rec.Epoch)
 }
 
@@ -69,7 +69,7 @@ func (w *World) forcedBy(rec *quorum.Resource) {
 // under way at the promotion has ended by now.
 func (w *World) forcedServes(h *Host) {
 	w.forced = 0
-	if !h.lossy {
+	if !w.forcedLossy {
 		w.report(w.history.ConsistentCut(h.name, h.disk.Sector))
 	}
 	w.history.Forced(w.now, h.disk.Sector)

@@ -28,6 +28,7 @@ type Host struct {
 	proc     *Proc
 
 	faults   diskFaults
+	ruined   bool // its disk has failed: what it holds counts for nothing
 	lossy    bool // it lost power and has not been made equal since: unflushed writes may be gone
 	epoch    uint64
 	snapshot *Disk // of an operator, with its metadata
@@ -127,7 +128,7 @@ func (h *Host) newReplica(state store.DiskState, peers []string) {
 	if err := store.FormatMetadata(h.meta, m); err != nil {
 		h.w.fail("format metadata on %s: %v", h.name, err)
 	}
-	h.epoch, h.lossy = 0, false
+	h.epoch, h.lossy, h.ruined = 0, false, false
 }
 
 // openReplica opens the metadata and makes the core.

@@ -280,13 +280,13 @@ func (w *World) care(broken []*Host) {
 			continue
 		}
 		switch st := q.core.Fitness(h.clock()); {
-		case st.State == replication.Diverged && !st.SelfInSet:
-			w.note(h, kindFault, "an operator gives its copy up")
-			q.step(&replication.Event{Kind: replication.EvDiscard})
 		case w.replaceable(h.name, st.Failed):
 			w.note(h, kindFault, "an operator replaces its disk")
 			w.replaceDisk(h)
 			h.powerOn()
+		case st.State == replication.Diverged && !st.SelfInSet:
+			w.note(h, kindFault, "an operator gives its copy up")
+			q.step(&replication.Event{Kind: replication.EvDiscard})
 		}
 	}
 }

@@ -174,7 +174,11 @@ func (p *Proc) act(a *replication.Action) {
 		p.w.noticed(p, a.Notice)
 	case replication.ActDiskFailed:
 		p.w.note(p.h, kindFault, "gives its disk up: %v", a.Err)
-		_ = p.meta.MarkFailed(fmt.Sprint(a.Err)) // a disk that failed may refuse this, too
+		if p.core.Fitness(0).State == replication.Failed {
+			_ = p.meta.MarkFailed(fmt.Sprint(a.Err)) // a disk that failed may refuse this, too
+			p.h.ruined = true
+			p.w.judgeLoss()
+		}
 	default:
 		panic(fmt.Sprintf("sim: unknown action %d", a.Kind))
 	}
