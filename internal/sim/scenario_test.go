@@ -1,6 +1,7 @@
 package sim
 
 import (
+	"flag"
 	"fmt"
 	"path/filepath"
 	"runtime/debug"
@@ -11,6 +12,8 @@ import (
 
 	"github.com/cockroachdb/datadriven"
 )
+
+var sceneSeed = flag.Uint64("scenario-seed", 1, "run the scenarios with other latencies, ids and elections than those of their output")
 
 // A scenario is a text file: prose, commands, and what the cluster makes of them. testdata/README.md
 // lists the commands. The world is calm: every I/O and every message takes the same short time and
@@ -69,8 +72,9 @@ type scene struct {
 // ask is one request of a scenario, named by its number.
 type ask struct {
 	*request
-	text string
-	told bool // its end was printed
+	text  string
+	told  bool // its end was printed
+	quiet bool // what a read returned is not printed: the history judges it
 }
 
 func (s *scene) close() {

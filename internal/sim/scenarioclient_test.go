@@ -95,7 +95,7 @@ func (s *scene) ask(c *command, op replication.Op) {
 	if c.flag("async") {
 		wait = 0
 	}
-	a := &ask{request: r}
+	a := &ask{request: r, quiet: c.flag("quiet")}
 	where := c.key("via", "")
 	p := s.server()
 	if p == nil {
@@ -155,7 +155,7 @@ func (s *scene) tell(a *ask) {
 		s.say("%s: the connection was closed", a.text)
 	case a.err != nil:
 		s.say("%s: error: %v", a.text, a.err)
-	case a.op == replication.OpRead:
+	case a.op == replication.OpRead && !a.quiet:
 		s.say("%s: %s", a.text, s.values(a.vals))
 	default:
 		s.say("%s: done", a.text)

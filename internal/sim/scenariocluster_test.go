@@ -8,7 +8,6 @@ import (
 	"time"
 
 	"github.com/lockstep-ha/lockstep/bitmap"
-	"github.com/lockstep-ha/lockstep/replication"
 )
 
 // sceneCommands are the words that a scenario may use.
@@ -50,7 +49,7 @@ func (s *scene) cluster(c *command) {
 	if !ok {
 		panic(badCall("no such shape"))
 	}
-	plan := Plan{Seed: uint64(c.number("seed", 1)), Config: Config{
+	plan := Plan{Seed: *sceneSeed, Config: Config{
 		Shape: shape, Blocks: 48, Trims: 1, Kernel: c.flag("kernel"), SubBlock: c.flag("subblock"), Confirm: c.flag("confirm"),
 		Stonith: c.flag("stonith"), Drift: c.flag("drift"), OldFrames: c.flag("old-frames"), LoseAll: true,
 		ImpatientP: c.flag("impatient"), SlowDisk: calmLatency, SlowNet: calmLatency,
@@ -114,12 +113,15 @@ func (s *scene) settle(c *command) {
 		}
 	}
 	s.attentive = c.flag("attentive")
+	quiet := c.flag("quiet") // who is primary then is left to chance
 	if why := s.rest(broken); why != "" && s.w.failure == nil {
 		s.say("not at rest: %s", why)
 		return
 	}
 	s.tellEnds()
-	s.sayRecord()
+	if !quiet {
+		s.sayRecord()
+	}
 }
 
 // settleIn waits, under load, until every replica is in the set again.
@@ -322,5 +324,3 @@ func (w *World) withLuck(luck steady, do func()) {
 	defer func() { w.net = old }()
 	do()
 }
-
-var _ = replication.Peer(0)
