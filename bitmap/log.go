@@ -3,6 +3,8 @@ package bitmap
 import (
 	"fmt"
 	"slices"
+
+	"github.com/lockstep-ha/lockstep/internal/planted"
 )
 
 const (
@@ -68,6 +70,7 @@ type region struct {
 	pos        int32  // in Log.above, -1 elsewhere
 	seq        uint64 // highest sequence number written in it
 	prev, next *region
+	hoarded    bool // by SplitTrim; never in a normal build
 }
 
 // Tx is one change of the log on disk. The caller makes it durable, then calls Committed.
@@ -162,10 +165,16 @@ func (l *Log) Begin(e Extent) (adm Admission, gen uint64) {
 		victims = max(0, l.held+need-l.capacity)
 	}
 	if victims > l.idle.len-ownIdle {
+		if planted.On(planted.SplitTrim) {
+			l.hoard(first, count)
+		}
 		return Full, 0
 	}
 	for i := range count {
 		r := l.take(first + RegionIndex(i))
+		if r.hoarded {
+			r.hoarded, r.refs = false, r.refs-1
+		}
 		switch r.state {
 		case stStaged:
 			adm, gen = Staged, l.gen+1
@@ -177,6 +186,27 @@ func (l *Log) Begin(e Extent) (adm Admission, gen uint64) {
 		l.release(l.idle.first())
 	}
 	return adm, gen
+}
+
+// hoard is what SplitTrim plants: a request that is not admitted keeps those of its regions that it
+// could get, for its next attempt.
+func (l *Log) hoard(first RegionIndex, count int) {
+	for i := range count {
+		index := first + RegionIndex(i)
+		r := l.regions[index]
+		if r != nil && r.hoarded {
+			continue
+		}
+		if r == nil || r.state == stLeaving || r.state == stDeparting {
+			if l.held >= l.capacity && l.idle.len == 0 {
+				return
+			}
+			if l.held >= l.capacity {
+				l.release(l.idle.first())
+			}
+		}
+		l.take(index).hoarded = true
+	}
 }
 
 // take adds one reference to the region at index, which it stages or brings back as needed. Room

@@ -114,7 +114,7 @@ func (r *Resource) ledBy(p *peer, f *wire.Frame) error {
 	case p.wentBack():
 		mark.Hit("restored-primary-refused")
 		r.refuseWith(p, &wire.Message{Reason: fmt.Sprintf("the replica on %s was put back to an earlier copy", p.node), State: restored})
-	case !isPrefix(r.meta.Lineage, m.Lineage):
+	case !isPrefix(r.meta.Lineage, m.Lineage) && r.meta.State != Inconsistent:
 		r.setState(Diverged)
 		p.theirs = m.Lineage
 		r.saveMeta(nil)
@@ -315,6 +315,9 @@ func (r *Resource) apply(p *peer, ev *Event) error {
 		o.flags |= FlagPunch
 	}
 	r.received.push(flight{seq: f.Seq, ext: f.Extent})
+	if f.Type == wire.Copy || f.Type == wire.CopyZeroes {
+		r.copiedHere(p, f.Extent)
+	}
 	for _, q := range r.outside { // rule 11
 		if !planted.On(planted.OutsideNotTracked) {
 			r.peers[q].mark(f.Extent)
@@ -322,6 +325,22 @@ func (r *Resource) apply(p *peer, ev *Event) error {
 	}
 	r.lock(i)
 	return nil
+}
+
+// copiedHere notes that the leader changes blocks here alone. Any other replica may hold them as they
+// were, and the leader may be gone before it has made that one equal, too: until Settled says so, they
+// are suspect (rule 6).
+func (r *Resource) copiedHere(leader *peer, ext bitmap.Extent) {
+	for _, q := range r.peers {
+		if q == leader || planted.On(planted.CopyForgotten) {
+			continue
+		}
+		perhaps := bitmap.New(r.meta.Size)
+		perhaps.Mark(ext)
+		perhaps.AndNot(q.dirty) // what is known to differ needs no comparison
+		q.dirty.Or(perhaps)
+		q.coarse.Or(perhaps)
+	}
 }
 
 func (r *Resource) selfInSet() bool { return r.rec != nil && r.rec.SelfInSet && r.rec.SelfKnown }

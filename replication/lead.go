@@ -65,7 +65,8 @@ func (r *Resource) tryLead(p *peer) {
 		r.refuse(p, fmt.Sprintf("%s holds %d bytes, the resource has %d: it must grow first", p.node, h.Size, r.meta.Size))
 		return
 	}
-	if !isPrefix(h.Lineage, r.meta.Lineage) {
+	astray := !isPrefix(h.Lineage, r.meta.Lineage)
+	if astray && p.state != Inconsistent {
 		if isPrefix(r.meta.Lineage, h.Lineage) {
 			p.retryAt = r.now + r.cfg.DropGrace // our copy of the ledger lags behind
 			return
@@ -77,8 +78,10 @@ func (r *Resource) tryLead(p *peer) {
 		return
 	}
 	p.theirs = nil
-	if p.state == Inconsistent && len(h.Lineage) == 0 {
-		p.dirty.Mark(wholeDevice(r.meta.Size)) // new, or it gave its data up: copy everything
+	if p.state == Inconsistent && (len(h.Lineage) == 0 || astray) {
+		// New, or it gave its data up, or a resync from another history left it without a state that
+		// anybody could want: copy everything.
+		p.dirty.Mark(wholeDevice(r.meta.Size))
 		p.coarse.Reset()
 	}
 	// The report of p adds nothing when everything p may hold since its last full report came
@@ -137,6 +140,9 @@ func (r *Resource) sendLead(p *peer) {
 	key := make([]byte, 0, 32)
 	for range 4 {
 		key = binary.BigEndian.AppendUint64(key, r.cfg.NewID())
+	}
+	if planted.On(planted.WeakHashSkips) {
+		clear(key)
 	}
 	copy(p.hashKey[:], key)
 	var outside []string

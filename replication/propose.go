@@ -54,6 +54,9 @@ func (r *Resource) wanted(ask *Proposal) bool {
 			ask.Kind = ProposeDrop
 			ask.Peers = append(ask.Peers, p.idx)
 			ask.Failed = ask.Failed || p.state == Failed
+			if planted.On(planted.PartialDrop) {
+				break
+			}
 		}
 	}
 	if ask.Kind == ProposeDrop {

@@ -6,6 +6,7 @@ import (
 
 	"github.com/lockstep-ha/lockstep/bitmap"
 	"github.com/lockstep-ha/lockstep/internal/buf"
+	"github.com/lockstep-ha/lockstep/internal/planted"
 	"github.com/lockstep-ha/lockstep/nbd"
 	"github.com/lockstep-ha/lockstep/replication"
 )
@@ -131,7 +132,7 @@ func (t *turn) admit(door uint64, calls []*call) {
 	d := t.d
 	t.lock()
 	for _, c := range calls {
-		if d.shut || door != d.doors {
+		if d.shut || door != d.doors && !planted.On(planted.ConnectionOutlivesEpoch) {
 			d.endUnasked(t, c)
 			continue
 		}

@@ -38,6 +38,7 @@ const (
 	SuspectsServed                   // reads and writes do not wait for suspect blocks
 	InFlightForgotten                // frames in flight when a session ended are not suspect
 	ReceivedForgotten                // frames above the watermark are not suspect at a promotion
+	CopyForgotten                    // a member does not suspect blocks that were copied into it of differing from the third replica
 	ActiveForgotten                  // the activity log is not looked at after an unclean stop
 	LogAfterWrite                    // a write does not wait for the activity log
 	LogOnPrimaryOnly                 // a secondary keeps no activity log
@@ -154,6 +155,7 @@ var infos = [end]Info{
 	SuspectsServed:               {"SuspectsServed", 6, "reads and writes do not wait for suspect blocks"},
 	InFlightForgotten:            {"InFlightForgotten", 6, "frames in flight when a session ended are not suspect"},
 	ReceivedForgotten:            {"ReceivedForgotten", 6, "frames above the watermark are not suspect at a promotion"},
+	CopyForgotten:                {"CopyForgotten", 6, "a member does not suspect blocks that were copied into it of differing from the third replica"},
 	ActiveForgotten:              {"ActiveForgotten", 6, "the activity log is not looked at after an unclean stop"},
 	LogAfterWrite:                {"LogAfterWrite", 6, "a write does not wait for the activity log"},
 	LogOnPrimaryOnly:             {"LogOnPrimaryOnly", 6, "a secondary keeps no activity log"},

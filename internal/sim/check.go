@@ -15,9 +15,7 @@ func (w *World) checkStep(p *Proc) {
 	if w.failure != nil || p.dead {
 		return
 	}
-	if w.forced > 0 && p.core.Serving() && p.core.Fitness(0).Epoch >= w.forced {
-		w.forcedServes(p.h)
-	}
+	w.serves(p)
 	w.checkLease(p)
 	if p.ticks%16 == 0 {
 		w.checkBounds(p)

@@ -180,7 +180,7 @@ func (w *World) crashHost(h *Host) {
 		for i := range w.truth.Replicas {
 			r := &w.truth.Replicas[i]
 			o := w.hostNamed(r.Node)
-			if o != h && r.InSet && !r.Failed && !o.lossy && o.up && !o.failing() {
+			if o != h && r.InSet && !r.Failed && !o.lossy && o.up && o.sound() {
 				spare = true
 			}
 		}

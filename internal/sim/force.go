@@ -60,19 +60,32 @@ func (w *World) forkOf(p *Proc, rec *quorum.Resource) (fork uint64, own []uint64
 func (w *World) forcedBy(rec *quorum.Resource) {
 	h := w.hostNamed(rec.Primary.Node)
 	w.stats.Forces++
-	w.forced, w.forcedLossy = rec.Epoch, h.lossy
+	w.forced = append(w.forced, forcedEpoch{rec.Epoch, h.lossy})
 	w.note(h, kindFault, "is forced to be primary of epoch %d", rec.Epoch)
 }
 
-// forcedServes: whoever was forced, or succeeds him, begins to serve. From now on the device holds
+// forcedEpoch is an epoch that was begun by force and in which nobody has served yet.
+type forcedEpoch struct {
+	epoch uint64
+	lossy bool // the replica may lack unflushed writes
+}
+
+// serves looks whether p is the first to serve after a forced promotion. From now on the device holds
 // what that replica holds, which must be a state that the device once had. What its disk still had
 // under way at the promotion has ended by now.
-func (w *World) forcedServes(h *Host) {
-	w.forced = 0
-	if !w.forcedLossy {
-		w.report(w.history.ConsistentCut(h.name, h.disk.Sector))
+func (w *World) serves(p *Proc) {
+	if len(w.forced) == 0 || !p.core.Serving() || p.core.Fitness(0).Epoch < w.forced[0].epoch {
+		return
 	}
-	w.history.Forced(w.now, h.disk.Sector)
+	lossy := false
+	for len(w.forced) > 0 && w.forced[0].epoch <= p.core.Fitness(0).Epoch {
+		lossy = lossy || w.forced[0].lossy
+		w.forced = w.forced[1:]
+	}
+	if !lossy {
+		w.report(w.history.ConsistentCut(p.h.name, p.h.disk.Sector))
+	}
+	w.history.Forced(w.now, p.h.disk.Sector)
 }
 
 // confirmPeerDown is the operator's word in a pair without a witness: the peer of h is down, which

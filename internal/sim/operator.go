@@ -60,8 +60,26 @@ func (w *World) fit(h *Host) bool {
 	}
 	st := p.core.Status(h.clock())
 	r := p.newest.Replica(h.name)
-	alone := len(p.newest.Set()) == 1
-	return r != nil && r.InSet && !r.Failed && r.Instance == h.instance && st.State == replication.UpToDate && (alone || !st.Unclean)
+	return r != nil && r.InSet && !r.Failed && r.Instance == h.instance && st.State == replication.UpToDate &&
+		(!st.Unclean || w.noneBetter(p.newest, h))
+}
+
+// noneBetter reports whether every other member says itself that it is unclean or failed.
+func (w *World) noneBetter(rec *quorum.Resource, h *Host) bool {
+	for i := range rec.Replicas {
+		r := &rec.Replicas[i]
+		if !r.InSet || r.Failed || r.Node == h.name {
+			continue
+		}
+		o := w.hostNamed(r.Node).proc
+		if o == nil || o.core == nil || o.paused {
+			return false
+		}
+		if f := o.core.Fitness(0); !f.Unclean && !f.Failed {
+			return false
+		}
+	}
+	return true
 }
 
 // promote proposes that h become primary; takeOver also while another one is recorded, which an
@@ -131,7 +149,7 @@ func (w *World) invalidate(h *Host) {
 // replaceDisk gives h a new, empty disk while its daemon is down. The operator does not do that to
 // the last good copy.
 func (w *World) replaceDisk(h *Host) {
-	if !w.spared(h) {
+	if !w.spared(h) || w.truth.Primary.Node == h.name { // a Drop of its may be under way
 		return
 	}
 	h.kill()
@@ -148,11 +166,17 @@ func (w *World) spared(h *Host) bool {
 	for i := range w.truth.Replicas {
 		r := &w.truth.Replicas[i]
 		o := w.hostNamed(r.Node)
-		if o != h && r.InSet && !r.Failed && !o.lossy && o.up && r.Instance == o.instance && !o.failing() {
+		if o != h && r.InSet && !r.Failed && !o.lossy && o.up && r.Instance == o.instance && o.sound() {
 			return true
 		}
 	}
 	return false
+}
+
+// sound reports whether the replica on h says that it holds everything, and nothing says otherwise.
+func (h *Host) sound() bool {
+	p := h.proc
+	return !h.failing() && p != nil && p.core != nil && p.core.Fitness(h.clock()).State == replication.UpToDate
 }
 
 // failing reports whether the disk of h has failed, or is about to.
@@ -169,7 +193,7 @@ func (w *World) restore(f Fault, h *Host) {
 		h.snapshot, h.snapMeta = h.disk.Clone(), h.meta.Clone()
 		return
 	}
-	if !w.spared(h) {
+	if !w.spared(h) || w.truth.Primary.Node == h.name {
 		return
 	}
 	h.kill()

@@ -197,6 +197,7 @@ func (w *World) finish() {
 			w.fail("not at rest %v after everything was healed: %s\n%s", calmTime, why, w.describe())
 			return
 		}
+		broken = w.stillBroken(broken)
 		w.care(broken)
 	}
 	if w.failure == nil {
@@ -214,6 +215,19 @@ func (w *World) chooseBroken() []*Host {
 		return nil
 	}
 	return []*Host{h}
+}
+
+// stillBroken lets a host come back that was to stay down, when a Drop that was under way has left it
+// as the only member.
+func (w *World) stillBroken(broken []*Host) []*Host {
+	for _, h := range broken {
+		if r := w.truth.Replica(h.name); r != nil && r.InSet && len(w.truth.Set()) == 1 {
+			w.note(h, kindFault, "is the only member, and is repaired")
+			h.powerOn()
+			return nil
+		}
+	}
+	return broken
 }
 
 func hostNames(list []*Host) []string {

@@ -30,26 +30,25 @@ type World struct {
 	net    *rand.Rand
 	load   *rand.Rand
 
-	hosts       []*Host
-	links       map[[2]int]*link // data links, by the indices of the hosts, lower first
-	cuts        cuts
-	clients     []*client
-	history     *History
-	log         *EventLog
-	truth       *quorum.Resource // the newest record that any voter applied
-	state       *quorum.State    // that it is part of
-	ops         map[uint64]*valueInfo
-	value       uint64 // last one given to a write
-	steps       int
-	failure     *Failure
-	stats       Stats
-	end         time.Duration // of the faulty phase
-	healing     bool          // the liveness phase has begun
-	illegal     string        // a fault happened under which anything may be lost: why
-	forced      uint64        // epoch that was begun by force and was not served in yet; 0: none
-	forcedLossy bool          // the replica that was forced may lack unflushed writes
-	rots        map[uint64]*Host
-	hurt        [maxHosts]bool // a fault of the plan may have made the disk of that host fail
+	hosts   []*Host
+	links   map[[2]int]*link // data links, by the indices of the hosts, lower first
+	cuts    cuts
+	clients []*client
+	history *History
+	log     *EventLog
+	truth   *quorum.Resource // the newest record that any voter applied
+	state   *quorum.State    // that it is part of
+	ops     map[uint64]*valueInfo
+	value   uint64 // last one given to a write
+	steps   int
+	failure *Failure
+	stats   Stats
+	end     time.Duration // of the faulty phase
+	healing bool          // the liveness phase has begun
+	illegal string        // a fault happened under which anything may be lost: why
+	forced  []forcedEpoch // in order
+	rots    map[uint64]*Host
+	hurt    [maxHosts]bool // a fault of the plan may have made the disk of that host fail
 }
 
 // Stats counts what a run did, so that a mix that does nothing is noticed.

@@ -6,6 +6,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/lockstep-ha/lockstep/bitmap"
+	"github.com/lockstep-ha/lockstep/internal/planted"
 )
 
 // Resize grows the device to size bytes. The new space reads as zeros and is stable before the new
@@ -50,7 +51,7 @@ func (s *Store) growData(old, size int64) error {
 			return s.ioError("grow backing", err)
 		}
 	}
-	if exists := min(length, size); exists > old {
+	if exists := min(length, size); exists > old && !planted.On(planted.ResizeUnzeroed) {
 		if err := s.zeroRange(bitmap.Extent{Off: old, Len: exists - old}, true); err != nil {
 			return err
 		}
