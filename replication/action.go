@@ -108,6 +108,7 @@ type Meta struct {
 	PeerInstance []uint64 // per Peer: the instance its bitmap is about
 	PeerSession  []uint64 // per Peer: id of the last session that both sides are known to have stored
 	PeerPending  []uint64 // per Peer: id offered since, which the peer may have stored; 0: none
+	PeerStamp    []uint64 // per Peer: newest Hello.Stamp seen of its instance; see peer.wentBack
 }
 
 // DiskState is the state of one replica's data.
@@ -149,6 +150,7 @@ const (
 	ProposeDrop ProposalKind = iota + 1
 	ProposeJoin
 	ProposeStepDown
+	ProposeNoOp // only raises the version, so that a Join of unknown outcome can never apply
 )
 
 // Proposal asks for a change of the record that has Version, in Epoch. The shell adds names,

@@ -50,9 +50,11 @@ func (r *Resource) advance(p *peer) {
 		if r.backToCopying(p) || (undrained && !planted.On(planted.JoinWithoutDrain)) {
 			return
 		}
-		r.handAll(p)
+		if !planted.On(planted.JoinerGetsNoBitmaps) {
+			r.handAll(p)
+		}
 		p.sync = syncFlushing
-		if planted.On(planted.JoinWithoutFlush) {
+		if planted.On(planted.JoinWithoutFlush) || planted.On(planted.JoinWithoutDrain) {
 			return
 		}
 		r.seq++

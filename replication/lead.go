@@ -87,7 +87,8 @@ func (r *Resource) tryLead(p *peer) {
 	// The report of p adds nothing when everything p may hold since its last full report came
 	// from this process in this epoch. After another boot its data may be those of a copy that was
 	// made within that session: then its activity log names what the copy lacks, see wentBack.
-	p.continued = p.chain != 0 && p.chain == h.LastID && p.chainEpoch == r.epoch && p.heldBy == h.Boot && !p.wentBack()
+	sameBoot := p.heldBy == h.Boot || planted.On(planted.KeptByAnyBoot)
+	p.continued = p.chain != 0 && p.chain == h.LastID && p.chainEpoch == r.epoch && sameBoot && !p.wentBack()
 	if !p.continued {
 		r.checkRestored(p)
 	}
@@ -116,7 +117,7 @@ func (r *Resource) checkRestored(p *peer) {
 		return
 	}
 	mark.Hit("restored-recognised")
-	if p.inSet {
+	if p.inSet || p.joinAsked { // whose Join may yet apply
 		p.mustDrop, p.why = true, "its metadata is older than our last session with it"
 	}
 	p.markAll(r.meta.Size)
@@ -230,6 +231,9 @@ func (r *Resource) endLeading(p *peer) {
 		if o != nil && o.kind == opWrite && o.need&p.bit() != 0 {
 			continue // sent again, or marked when p is dropped
 		}
+		if o != nil && o.kind == opCopy && planted.On(planted.BitClearedOnSend) {
+			continue
+		}
 		if !planted.On(planted.InFlightForgotten) {
 			p.mark(f.ext)
 		}
@@ -237,6 +241,9 @@ func (r *Resource) endLeading(p *peer) {
 	p.inflight.reset()
 	r.readmit = true // requests may have waited for its window
 	p.endTracking()
+	if planted.On(planted.UnstableDropped) {
+		p.unstable.Reset()
+	}
 	r.endCopies(p)
 	p.leaseUntil, p.confirmedAt = 0, 0
 	if p.counts && !p.inSet && (!p.joinAsked || planted.On(planted.UnknownNarrow)) {

@@ -39,6 +39,10 @@ func (r *Resource) saveMeta(do func()) {
 	m.PeerInstance = slices.Clone(m.PeerInstance)
 	m.PeerSession = slices.Clone(m.PeerSession)
 	m.PeerPending = slices.Clone(m.PeerPending)
+	m.PeerStamp = slices.Clone(m.PeerStamp)
+	for i, p := range r.peers {
+		m.PeerStamp[i] = p.stamp
+	}
 	a := Action{Kind: ActSaveMeta, Token: r.saveToken, Meta: &m}
 	for _, p := range r.peers {
 		if p.unsaved {
@@ -157,6 +161,9 @@ func (r *Resource) Final() (Meta, []Page) {
 	var pages []Page
 	for _, p := range r.peers {
 		pages = append(pages, r.peerPages(p)...)
+	}
+	for i, p := range r.peers {
+		r.meta.PeerStamp[i] = p.stamp
 	}
 	return r.meta, pages
 }

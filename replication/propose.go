@@ -72,6 +72,12 @@ func (r *Resource) wanted(ask *Proposal) bool {
 			ask.Kind, ask.Peers = ProposeJoin, []Peer{p.idx}
 			return true
 		}
+		if p.joinAsked && !p.inSet {
+			// It is not about to be asked again, and nobody knows what became of it (rule 2).
+			mark.Hit("join-made-void")
+			ask.Kind = ProposeNoOp
+			return true
+		}
 	}
 	return false
 }

@@ -100,15 +100,16 @@ type afterSave struct {
 func New(cfg Config, st Stored) (*Resource, error) {
 	cfg = cfg.withDefaults()
 	n := len(cfg.Peers)
-	if n > 16 || len(st.PeerInstance) > n || len(st.PeerSession) > n || len(st.PeerPending) > n || len(st.Bitmaps) > n {
+	if n > 16 || len(st.PeerInstance) > n || len(st.PeerSession) > n || len(st.PeerPending) > n || len(st.PeerStamp) > n || len(st.Bitmaps) > n {
 		return nil, fmt.Errorf("resource %s: metadata knows more peers than the %d configured", cfg.Resource, n)
 	}
 	r := &Resource{cfg: cfg, meta: st.Meta, log: bitmap.NewLog(cfg.Regions), started: newOpList(), byNode: map[string]Peer{}}
 	r.follower.leader = -1
 	grow := func(s []uint64) []uint64 { return append(append([]uint64(nil), s...), make([]uint64, n-len(s))...) }
 	r.meta.PeerInstance, r.meta.PeerSession, r.meta.PeerPending = grow(st.PeerInstance), grow(st.PeerSession), grow(st.PeerPending)
+	r.meta.PeerStamp = grow(st.PeerStamp)
 	for i, node := range cfg.Peers {
-		p := &peer{idx: Peer(i), node: node, instance: r.meta.PeerInstance[i], hint: -1,
+		p := &peer{idx: Peer(i), node: node, instance: r.meta.PeerInstance[i], stamp: r.meta.PeerStamp[i], hint: -1,
 			coarse: bitmap.New(st.Size), unstable: bitmap.New(st.Size), flushing: bitmap.New(st.Size), stored: map[int]bool{}}
 		if i < len(st.Bitmaps) && st.Bitmaps[i] != nil {
 			p.dirty = st.Bitmaps[i]

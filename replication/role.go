@@ -89,7 +89,7 @@ func (r *Resource) peerRecord(p *peer) {
 		r.joined(p)
 	case !p.inSet && p.joinAsked:
 		// The version moved on, so the Join we asked for can never apply (rule 2).
-		p.joinAsked = false
+		p.joinAsked, p.mustDrop = false, false
 		if p.phase != phaseFollowing {
 			r.discount(p)
 		}

@@ -546,6 +546,7 @@ func (w *world) ledgerTurn() {
 			}
 		case ProposeStepDown:
 			w.rec.primary = -1
+		case ProposeNoOp:
 		}
 		w.logf("ledger applies kind %d of %s", a.p.Kind, n.name)
 		w.publish()

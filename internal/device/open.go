@@ -136,6 +136,7 @@ func (d *Device) stored(s *store.Store) (replication.Stored, error) {
 		PeerInstance: make([]uint64, len(d.links)),
 		PeerSession:  make([]uint64, len(d.links)),
 		PeerPending:  make([]uint64, len(d.links)),
+		PeerStamp:    make([]uint64, len(d.links)),
 	}}
 	st.Active, st.Clean = s.Recovered()
 	st.LogSeq = s.LogSeq()
@@ -145,6 +146,7 @@ func (d *Device) stored(s *store.Store) (replication.Stored, error) {
 		}
 		p := m.Peers[l.slot]
 		st.PeerInstance[i], st.PeerSession[i], st.PeerPending[i] = p.Instance, p.LastSession, p.PendingSession
+		st.PeerStamp[i] = p.Stamp
 		b, bad, err := s.LoadBitmap(l.slot)
 		if err != nil {
 			return st, fmt.Errorf("bitmap for %s: %w", l.node, err)

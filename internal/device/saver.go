@@ -101,6 +101,9 @@ func (d *Device) saveMeta(m *replication.Meta) error {
 			if int(l.p) < len(m.PeerSession) {
 				p.LastSession = m.PeerSession[l.p]
 			}
+			if int(l.p) < len(m.PeerStamp) {
+				p.Stamp = m.PeerStamp[l.p]
+			}
 			if int(l.p) < len(m.PeerPending) {
 				p.PendingSession = m.PeerPending[l.p]
 			}

@@ -15,7 +15,7 @@ const (
 	VersionIgnored                   // Apply does not compare the record's version
 	AnyoneProposes                   // Apply takes a Drop or Join from a process that is not the recorded primary
 	LastMemberDropped                // the last member of the set can be dropped
-	JoinWithoutDrain                 // a Join does not wait for frames that were sent before the joiner counted
+	JoinWithoutDrain                 // a Join waits neither for frames that were sent before the joiner counted nor for a flush, which waits for them
 	JoinWithoutFlush                 // a Join needs no flush begun after the joiner counted
 	JoinBeforeUpToDate               // a Join is proposed before the joiner is durably UpToDate
 	JoinWithDirt                     // a Join is proposed although blocks became dirty again
@@ -60,9 +60,9 @@ const (
 	UnstableDropped                  // blocks acknowledged and not flushed are forgotten when a session ends
 	FlushCoversLater                 // a flush makes stable what was acknowledged after it was sent
 	KeptWithoutSync                  // unstable blocks count as kept without a clean fdatasync
-	KeptByAnyBoot                    // unstable blocks count as kept after another boot
+	KeptByAnyBoot                    // unstable blocks count as kept after another boot, and what that boot reports adds nothing
 	AnyFlushAckClears                // any flush acknowledgement clears the unstable blocks
-	BitClearedOnSend                 // a bit is cleared when the block is sent
+	BitClearedOnSend                 // a bit is cleared when the block is sent, and stays clear when the session ends
 	BitClearedByOlderVersion         // the acknowledgement of a copy clears the bit of a newer write
 	EqualWithoutFlush                // a run that was found equal needs no flush
 	OutsideNotTracked                // a member keeps no bitmap for replicas outside the set
@@ -78,7 +78,7 @@ const (
 	InvalidateBeforeDrop             // an invalidated member is overwritten before it is dropped
 	FsyncRetried                     // a failed fdatasync is tried again
 	FailedReturns                    // StepDown of a failed primary leaves it in the set
-	FailedHealedByRestart            // a restart heals a failed replica
+	FailedHealedByRestart            // a restart heals a failed replica, for its core and for its metadata
 	JoinOfAnyInstance                // Promote and Join do not compare the replica's instance
 	InstanceIgnored                  // a peer with another instance is followed or led
 	RestoredIgnored                  // a replica restored from a copy is not recognised by its session id
@@ -132,7 +132,7 @@ var infos = [end]Info{
 	VersionIgnored:               {"VersionIgnored", 2, "Apply does not compare the record's version"},
 	AnyoneProposes:               {"AnyoneProposes", 2, "Apply takes a Drop or Join from a process that is not the recorded primary"},
 	LastMemberDropped:            {"LastMemberDropped", 2, "the last member of the set can be dropped"},
-	JoinWithoutDrain:             {"JoinWithoutDrain", 2, "a Join does not wait for frames that were sent before the joiner counted"},
+	JoinWithoutDrain:             {"JoinWithoutDrain", 2, "a Join waits neither for frames that were sent before the joiner counted nor for a flush, which waits for them"},
 	JoinWithoutFlush:             {"JoinWithoutFlush", 2, "a Join needs no flush begun after the joiner counted"},
 	JoinBeforeUpToDate:           {"JoinBeforeUpToDate", 2, "a Join is proposed before the joiner is durably UpToDate"},
 	JoinWithDirt:                 {"JoinWithDirt", 2, "a Join is proposed although blocks became dirty again"},
@@ -177,9 +177,9 @@ var infos = [end]Info{
 	UnstableDropped:              {"UnstableDropped", 10, "blocks acknowledged and not flushed are forgotten when a session ends"},
 	FlushCoversLater:             {"FlushCoversLater", 10, "a flush makes stable what was acknowledged after it was sent"},
 	KeptWithoutSync:              {"KeptWithoutSync", 10, "unstable blocks count as kept without a clean fdatasync"},
-	KeptByAnyBoot:                {"KeptByAnyBoot", 10, "unstable blocks count as kept after another boot"},
+	KeptByAnyBoot:                {"KeptByAnyBoot", 10, "unstable blocks count as kept after another boot, and what that boot reports adds nothing"},
 	AnyFlushAckClears:            {"AnyFlushAckClears", 10, "any flush acknowledgement clears the unstable blocks"},
-	BitClearedOnSend:             {"BitClearedOnSend", 11, "a bit is cleared when the block is sent"},
+	BitClearedOnSend:             {"BitClearedOnSend", 11, "a bit is cleared when the block is sent, and stays clear when the session ends"},
 	BitClearedByOlderVersion:     {"BitClearedByOlderVersion", 11, "the acknowledgement of a copy clears the bit of a newer write"},
 	EqualWithoutFlush:            {"EqualWithoutFlush", 11, "a run that was found equal needs no flush"},
 	OutsideNotTracked:            {"OutsideNotTracked", 11, "a member keeps no bitmap for replicas outside the set"},
@@ -195,7 +195,7 @@ var infos = [end]Info{
 	InvalidateBeforeDrop:         {"InvalidateBeforeDrop", 12, "an invalidated member is overwritten before it is dropped"},
 	FsyncRetried:                 {"FsyncRetried", 13, "a failed fdatasync is tried again"},
 	FailedReturns:                {"FailedReturns", 13, "StepDown of a failed primary leaves it in the set"},
-	FailedHealedByRestart:        {"FailedHealedByRestart", 13, "a restart heals a failed replica"},
+	FailedHealedByRestart:        {"FailedHealedByRestart", 13, "a restart heals a failed replica, for its core and for its metadata"},
 	JoinOfAnyInstance:            {"JoinOfAnyInstance", 14, "Promote and Join do not compare the replica's instance"},
 	InstanceIgnored:              {"InstanceIgnored", 14, "a peer with another instance is followed or led"},
 	RestoredIgnored:              {"RestoredIgnored", 14, "a replica restored from a copy is not recognised by its session id"},

@@ -40,6 +40,8 @@ func (p Proposer) Command(w replication.Proposal, generation uint64) quorum.Comm
 			}
 		}
 		cmd.JoinReplica = j
+	case replication.ProposeNoOp:
+		cmd.NoOp = &quorum.NoOp{}
 	case replication.ProposeStepDown:
 		cmd.StepDown = &quorum.StepDown{Incumbent: p.Self, Failed: w.Failed, Hold: p.Hold}
 	default:
@@ -60,6 +62,8 @@ func Took(cmd quorum.Command, rec *quorum.Resource) bool {
 	case cmd.JoinReplica != nil:
 		r := rec.Replica(cmd.JoinReplica.Node)
 		return rec.Epoch == cmd.Epoch && r != nil && r.InSet && r.Instance == cmd.JoinReplica.Instance
+	case cmd.NoOp != nil:
+		return true // whatever raised the version serves as well
 	case cmd.StepDown != nil:
 		return rec.Primary != cmd.StepDown.Incumbent
 	}

@@ -199,6 +199,10 @@ func (w *World) checkJoin(old, rec *quorum.Resource) {
 		if h.instance != r.Instance {
 			continue // its disk was replaced since: the primary will find out
 		}
+		if h.restored { // or put back to a copy, likewise
+			h.restored = false
+			continue
+		}
 		h.lossy = false
 		if h.proc != nil && h.proc.meta != nil {
 			if st := h.proc.meta.Meta().State; st != store.UpToDate && st != store.Outdated && st != store.Failed {

@@ -28,6 +28,7 @@ type Host struct {
 	proc     *Proc
 
 	faults   diskFaults
+	restored bool // its disk was put back to a copy, and it has not joined since
 	ruined   bool // its disk has failed: what it holds counts for nothing
 	lossy    bool // it lost power and has not been made equal since: unflushed writes may be gone
 	epoch    uint64
@@ -155,6 +156,7 @@ func (p *Proc) openReplica() {
 		st.PeerInstance = append(st.PeerInstance, s.Instance)
 		st.PeerSession = append(st.PeerSession, s.LastSession)
 		st.PeerPending = append(st.PeerPending, s.PendingSession)
+		st.PeerStamp = append(st.PeerStamp, s.Stamp)
 		p.peers = append(p.peers, s.Node)
 		if meta.State == store.Failed {
 			st.Bitmaps = append(st.Bitmaps, nil)

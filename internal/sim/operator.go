@@ -200,6 +200,7 @@ func (w *World) restore(f Fault, h *Host) {
 	h.crash()
 	h.disk.Restore(h.snapshot)
 	h.meta = h.snapMeta.Clone()
+	h.restored = true
 	h.epoch = 0
 }
 

@@ -294,7 +294,7 @@ func (w *World) care(broken []*Host) {
 			continue
 		}
 		switch st := q.core.Fitness(h.clock()); {
-		case w.replaceable(h.name, st.Failed):
+		case w.replaceable(h, st.Failed):
 			w.note(h, kindFault, "an operator replaces its disk")
 			w.replaceDisk(h)
 			h.powerOn()
@@ -307,9 +307,9 @@ func (w *World) care(broken []*Host) {
 
 // replaceable reports whether a replica has failed, as it says itself or as the ledger says, and has
 // left the set.
-func (w *World) replaceable(name string, says bool) bool {
-	r := w.truth.Replica(name)
-	return r != nil && !r.InSet && (says || r.Failed)
+func (w *World) replaceable(h *Host, says bool) bool {
+	r := w.truth.Replica(h.name)
+	return r != nil && !r.InSet && (says || r.Failed) && r.Instance == h.instance
 }
 
 // careForRole is what he does when nobody serves: he ends a hold, and forces the last copy when a

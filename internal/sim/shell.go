@@ -398,7 +398,7 @@ func (p *Proc) save(a *replication.Action) error {
 		}
 		for i := range out.Peers {
 			out.Peers[i].Instance, out.Peers[i].LastSession = a.Meta.PeerInstance[i], a.Meta.PeerSession[i]
-			out.Peers[i].PendingSession = a.Meta.PeerPending[i]
+			out.Peers[i].PendingSession, out.Peers[i].Stamp = a.Meta.PeerPending[i], a.Meta.PeerStamp[i]
 		}
 	})
 	if err == nil && !a.Meta.Unclean && !p.dead {

@@ -80,6 +80,9 @@ type PeerSlot struct {
 	LastSession uint64 `json:"last_session"` // id of the last session with it
 	// PendingSession is an id offered to it since, which it may have stored; 0: none.
 	PendingSession uint64 `json:"pending_session"`
+	// Stamp is the newest LogSeq that was seen of it: one that shows a lower one was put back to an
+	// earlier copy.
+	Stamp uint64 `json:"stamp,omitempty"`
 }
 
 // Backing recognises the file or device that holds the data.

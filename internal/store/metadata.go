@@ -162,7 +162,7 @@ func loadMetadata(dev MetaDevice) (*Metadata, error) {
 // start records that a process of the given boot uses the metadata. note lets a Store fill in what
 // recognises the backing.
 func (m *Metadata) start(boot string, note func(*Backing)) error {
-	if m.meta.State == Failed {
+	if m.meta.State == Failed && !planted.On(planted.FailedHealedByRestart) {
 		m.fault.Store(&MetaError{Op: "recorded by an earlier process", Err: fmt.Errorf("%w: %s", ErrFailed, m.meta.Failure)})
 		return nil
 	}
