@@ -14,12 +14,17 @@ BENCH_ROUNDS  ?= 3
 # Passed to go test: make test ARGS='-run Secondary -v'.
 ARGS ?=
 
+# Seeds of the simulator and the first of them, and in how many processes.
+SEEDS ?= 2000
+FIRST ?= 1
+CORES ?= $(shell nproc 2>/dev/null || echo 1)
+
 SUMMARY := bin/testsum
 
-.PHONY: FORCE help build test unit blackbox race fuzz bench lint demo session setup ci clean
+.PHONY: FORCE help build test unit blackbox race sim sim-teeth fuzz bench lint demo session setup ci clean
 
 help: ## show this list
-	@awk -F':.*## ' '/^[a-z]+:.*## / {printf "  make %-10s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+	@awk -F':.*## ' '/^[a-z-]+:.*## / {printf "  make %-10s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 
 build: ## build the static program bin/lockstep
 	CGO_ENABLED=0 $(GO) build -trimpath -ldflags '$(LDFLAGS)' -o $(BIN) $(MAIN)
@@ -42,6 +47,23 @@ blackbox: setup $(SUMMARY) ## run the tests with real processes only
 
 race: setup $(SUMMARY) ## run all tests with the race detector, daemons included
 	@LOCKSTEP_BUILD_FLAGS=-race $(SUMMARY) -race -timeout 40m $(ARGS) -- ./... '!/tests/' -- -p=1 ./tests/...
+
+sim: ## run SEEDS (2000) of the simulator from FIRST (1) on, one process a core
+	@$(GO) test -c -tags marks -o bin/sim.test ./internal/sim
+	@cd internal/sim && ../../bin/sim.test -test.run '^(TestRegressions|TestSeeds)$$' \
+		-procs $(CORES) -seeds $(SEEDS) -first $(FIRST) $(ARGS)
+
+sim-teeth: ## plant one bug after the other: the simulator or a test has to find each
+	@$(GO) test -c -tags plantedbugs -o bin/simteeth.test ./internal/sim
+	@cd internal/sim && rc=0 && pids= && \
+	for i in $$(seq 0 $$(($(CORES) - 1))); do \
+		../../bin/simteeth.test -test.run '^TestTeeth$$' -shard $$i/$(CORES) $(ARGS) & pids="$$pids $$!"; \
+	done; \
+	for p in $$pids; do wait $$p || rc=1; done; \
+	../../bin/simteeth.test -test.run '^(TestScenario_PlantedBugs|TestAutopsy_OfAPlantedBug)$$' || rc=1; \
+	cd ../.. && $(GO) test -tags plantedbugs -run Planted \
+		./internal/store ./quorum/... ./internal/device ./bitmap ./replication || rc=1; \
+	exit $$rc
 
 fuzz: ## run every fuzz target for FUZZTIME (10s)
 	@tests/fuzz.sh $(FUZZTIME)

@@ -197,5 +197,6 @@ type Notice struct {
 	Kind  NoticeKind
 	Peer  string // node it is about, "" for this one
 	Text  string // a sentence
-	Bytes int64  // amount, where there is one
+	Bytes int64  // amount, where there is one: of a resync that begins, what differs; of one that is done, what was copied
+	Equal int64  // of a resync that is done: what was found equal
 }

@@ -117,7 +117,7 @@ func (r *Resource) joined(p *peer) {
 	n := p.resync.copied
 	p.resync.running = false
 	r.notice(NoticeResyncDone, p.node, "resync to %s is complete: %d bytes copied, %d found equal", p.node, n, p.resync.equal)
-	r.out[len(r.out)-1].Notice.Bytes = n
+	r.out[len(r.out)-1].Notice.Bytes, r.out[len(r.out)-1].Notice.Equal = n, p.resync.equal
 	r.notice(NoticeJoined, p.node, "%s joined the in-sync set", p.node)
 	r.tellSettled()
 }

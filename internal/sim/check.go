@@ -2,6 +2,7 @@ package sim
 
 import (
 	"errors"
+	"slices"
 	"syscall"
 
 	"github.com/lockstep-ha/lockstep/bitmap"
@@ -232,12 +233,36 @@ func (w *World) judgeLoss() {
 	w.history.LossPoint(w.now)
 }
 
-// noticed takes what a core reports.
+// resyncBegun is a resync under way.
+type resyncBegun struct {
+	dirty   int64 // bytes
+	written int64 // World.written then
+}
+
+// noticed takes what a core reports: a resync copies, or finds equal, as many bytes as were dirty when
+// it began and as were written since, and no more.
 func (w *World) noticed(p *Proc, n *replication.Notice) {
-	if n.Kind == replication.NoticeResyncDone {
-		w.resynced(p, n)
+	key := p.h.name + " " + n.Peer
+	switch n.Kind {
+	case replication.NoticeResyncStarted:
+		w.resyncs[key] = resyncBegun{dirty: n.Bytes, written: w.written}
+	case replication.NoticeResyncDone:
+		b, known := w.resyncs[key]
+		delete(w.resyncs, key)
+		done := n.Bytes + n.Equal
+		switch {
+		case !known:
+		case done < b.dirty:
+			w.fail("%s: a resync to %s of %d dirty bytes ends after %d", p.h.name, n.Peer, b.dirty, done)
+		case done > b.dirty+w.written-b.written && !w.marksMore():
+			w.fail("%s: a resync to %s copies %d bytes, dirty were %d, and %d were written since", p.h.name, n.Peer, done, b.dirty, w.written-b.written)
+		}
 	}
 }
 
-// resynced is called when a resync is complete.
-func (w *World) resynced(*Proc, *replication.Notice) {}
+// marksMore reports whether the mix has faults that make blocks dirty which nobody wrote.
+func (w *World) marksMore() bool {
+	return slices.ContainsFunc(w.Config.Faults, func(k faultKind) bool {
+		return k == faultFull || k == faultInvalidate || k == faultReplace || k == faultRestore
+	})
+}

@@ -255,6 +255,10 @@ func (n *conn) arrive(r *request) {
 	id := p.core.NewID()
 	s := p.slot(id)
 	s.call = call{conn: n, req: r}
+	if r.op != replication.OpRead {
+		w := p.w
+		w.written += r.ext.RoundOut(bitmap.BlockSize).Len
+	}
 	if r.op == replication.OpWrite {
 		s.vals = repeatValue(r.value, int(r.ext.Len/SectorSize))
 	}

@@ -165,7 +165,7 @@ func (f *fleet) launch(t *testing.T, w *worker, procs int, heard chan<- said) {
 }
 
 // listen passes a worker's lines on. What is no line of its own goes to words.
-func listen(out io.Reader, w *worker, words *bytes.Buffer, heard chan<- said) {
+func listen(out io.Reader, w *worker, words io.Writer, heard chan<- said) {
 	lines := bufio.NewReader(out)
 	for {
 		text, err := lines.ReadBytes('\n')

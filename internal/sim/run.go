@@ -65,7 +65,7 @@ func newWorld(plan Plan, verbose bool) *World {
 		Seed: plan.Seed, Config: plan.Config, now: time.Second,
 		net: rand.New(rand.NewPCG(plan.Seed, 1)), load: rand.New(rand.NewPCG(plan.Seed, 2)),
 		links: map[[2]int]*link{}, history: NewHistory(DeviceSize), log: NewEventLog(names, verbose),
-		ops: map[uint64]*valueInfo{}, rots: map[uint64]*Host{},
+		resyncs: map[string]resyncBegun{}, ops: map[uint64]*valueInfo{}, rots: map[uint64]*Host{},
 	}
 	for i, n := range names {
 		w.hosts = append(w.hosts, &Host{w: w, index: i, name: n, data: i < data, rate: 1, ledger: &ledgerDisk{mem: voter.NewMemory()}})

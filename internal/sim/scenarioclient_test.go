@@ -33,6 +33,7 @@ var clientCommands = map[string]func(*scene, *command){
 		k := s.client(c.word())
 		k.conn.stalled = s.w.now + c.duration(c.key("for", "1s"))
 	},
+	"read-ahead": (*scene).readAhead,
 	"reconnect": func(s *scene, c *command) { // k gives its connection up and makes another one
 		k := s.client(c.word())
 		if n := k.conn; k.id == 0 {
@@ -129,6 +130,26 @@ func (s *scene) ask(c *command, op replication.Op) {
 	}
 	s.await(wait, func() bool { return r.done })
 	s.tell(a)
+}
+
+// readAhead has k write a block, and the server slow to do it: it has read the request off the
+// connection and hands it to the core so much later, whatever becomes of the connection meanwhile.
+func (s *scene) readAhead(c *command) {
+	k := s.client(c.word())
+	n := *k.conn
+	old := k.conn
+	k.conn = &n
+	n.stalled = s.w.now + time.Hour // what is sent on it never comes
+	r := &request{c: k, op: replication.OpWrite, ext: blocks(c.number("block", 0), 1)}
+	s.writes++
+	s.asked = append(s.asked, &ask{request: r, text: describeAsk("write", s.writes, r, "")})
+	k.ask(r)
+	s.alias[r.value] = s.writes
+	k.conn = old
+	n.p.into(c.duration(c.key("for", "100ms")), func() {
+		n.door = n.p.doors
+		n.arrive(r)
+	})
 }
 
 func describeAsk(name string, number int, r *request, where string) string {

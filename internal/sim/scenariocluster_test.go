@@ -27,6 +27,7 @@ func init() {
 		"disk":      (*scene).showDisk,
 		"log":       (*scene).showLog,
 		"lacks":     (*scene).lacks,
+		"stored":    (*scene).stored,
 		"epoch":     func(s *scene, _ *command) { s.say("epoch %d", s.epoch(s.w.truth.Epoch)) },
 	}
 	for _, more := range []map[string]func(*scene, *command){clientCommands, faultCommands, operatorCommands} {
@@ -280,6 +281,16 @@ func (s *scene) lacks(c *command) {
 	}
 	n := h.proc.core.DirtyBytes(h.proc.peer(peer)) / bitmap.BlockSize
 	s.say("%s knows that %s lacks %d blocks", h.name, peer.name, n)
+}
+
+// stored prints which epoch the metadata of a replica holds as the highest it has accepted.
+func (s *scene) stored(c *command) {
+	h := s.host(c.word())
+	if h.proc == nil || h.proc.meta == nil {
+		s.say("%s: %s", h.name, s.describeHost(h))
+		return
+	}
+	s.say("%s has stored epoch %d", h.name, s.epoch(h.proc.meta.Meta().Epoch))
 }
 
 // showLog prints what was noted about a host since the last look and holds a text, each line once.

@@ -41,6 +41,8 @@ type World struct {
 	ops     map[uint64]*valueInfo
 	value   uint64 // last one given to a write
 	steps   int
+	written int64 // bytes that clients wrote, rounded out to blocks
+	resyncs map[string]resyncBegun
 	failure *Failure
 	stats   Stats
 	end     time.Duration // of the faulty phase
