@@ -13,8 +13,7 @@ func (r *Resource) holds(p *peer) bool {
 		return false
 	}
 	leads := r.isPrimary() && p.phase == phaseFollowing && p.inSet
-	follows := r.leader == p.idx && r.member
-	return leads || follows
+	return leads || r.leader == p.idx
 }
 
 // MayGoAlone reports why this process may not go on without peer p in a pair without a witness,

@@ -108,7 +108,11 @@ func (r *Resource) proposalDone(ev *Event) {
 	case OutcomeRefused:
 		r.prop.retryAt = r.now + r.cfg.DropGrace
 		if slices.Contains([]ProposalKind{ProposeDrop, ProposeJoin}, r.prop.asked.Kind) {
-			r.notice(NoticeRefused, "", "the ledger refused a change of the in-sync set: %v", ev.Err)
+			why := "the record has changed"
+			if ev.Err != nil {
+				why = ev.Err.Error()
+			}
+			r.notice(NoticeRefused, "", "the ledger refused a change of the in-sync set: %s", why)
 		}
 	default:
 		mark.Hit("proposal-outcome-unknown")

@@ -363,9 +363,32 @@ func (w *World) judgeEnd(broken []*Host) {
 	if w.illegal != "" {
 		return
 	}
+	if w.Seed%16 == 0 {
+		w.verifyAll(p, broken)
+	}
 	w.report(w.history.FinalContent(p.h.name, w.now, p.h.disk.Sector))
 	if w.failure == nil {
 		w.report(w.history.Check())
+	}
+}
+
+// verifyAll lets the product compare the replicas itself, which must find nothing.
+func (w *World) verifyAll(p *Proc, broken []*Host) {
+	for i, name := range p.peers {
+		if slices.Contains(broken, w.hostNamed(name)) {
+			continue
+		}
+		p.step(&replication.Event{Kind: replication.EvVerify, Peer: replication.Peer(i)})
+		var v *replication.VerifyStatus
+		for limit := w.now + calmTime; w.failure == nil && w.now < limit; {
+			if v = p.core.Status(p.h.clock()).Verify; v != nil && !v.Running {
+				break
+			}
+			w.runUntil(w.now + 100*time.Millisecond)
+		}
+		if v == nil || v.Running || v.Mismatches > 0 || v.Err != "" || v.Done != v.Total {
+			w.fail("verify of %s with %s: %+v", p.h.name, name, v)
+		}
 	}
 }
 

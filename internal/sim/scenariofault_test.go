@@ -28,6 +28,12 @@ var faultCommands = map[string]func(*scene, *command){
 		s.linkOf(c).breakLink("reset")
 		s.run(200 * time.Millisecond)
 	},
+	"break-end": func(s *scene, c *command) { // its own end alone: a cut keeps the other one from hearing of it
+		h := s.host(c.word())
+		if l := s.w.link(h.index, s.host(c.word()).index); l.sess != nil {
+			l.sess.finish(l.end(h), "reset")
+		}
+	},
 	"corrupt-and-go": func(s *scene, c *command) {
 		l, end := s.toEnd(c)
 		l.corrupt[end]++
