@@ -88,6 +88,7 @@ type fleet struct {
 	broken       []string // workers that died
 	cpu          time.Duration
 	start        time.Time
+	spent        time.Duration
 }
 
 func runFleet(t *testing.T, procs int, first, n uint64) {
@@ -95,6 +96,7 @@ func runFleet(t *testing.T, procs int, first, n uint64) {
 	f := &fleet{first: first, seeds: n, start: time.Now()}
 	fmt.Printf("seeds %d to %d in %d processes\n", first, first+n-1, procs)
 	f.run(t, procs)
+	f.spent = time.Since(f.start)
 	for _, b := range f.broken {
 		t.Error(b)
 	}
@@ -231,8 +233,7 @@ func (f *fleet) progress() {
 
 // summarize prints the totals, and fails when the set did not do what it is there for.
 func (f *fleet) summarize(t *testing.T) {
-	spent := time.Since(f.start)
-	fmt.Printf("%d seeds in %.1f s, %.0f s of processor: %.1f seeds a second for each core\n", f.done, spent.Seconds(), f.cpu.Seconds(),
+	fmt.Printf("%d seeds in %.1f s, %.0f s of processor: %.1f seeds a second for each core\n", f.done, f.spent.Seconds(), f.cpu.Seconds(),
 		float64(f.done)/f.cpu.Seconds())
 	fmt.Println(countsOf(f.total))
 	marks := map[string]int{}

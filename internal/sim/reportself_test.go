@@ -36,7 +36,7 @@ func TestStats_SumAndWords(t *testing.T) {
 }
 
 // A process that dies takes no seed with it unnoticed: the parent knows which one it was at.
-func TestFleet_NamesTheSeedThatEndedItsProcess(t *testing.T) {
+func TestFleet_SaysWhereAProcessDied(t *testing.T) {
 	f := &fleet{first: 100, seeds: 10}
 	alive, dead, stuck := &worker{next: 100}, &worker{next: 101}, &worker{next: 102}
 	f.workers = []*worker{alive, dead, stuck}
