@@ -245,7 +245,7 @@ func (w *World) noticed(p *Proc, n *replication.Notice) {
 	key := p.h.name + " " + n.Peer
 	switch n.Kind {
 	case replication.NoticeResyncStarted:
-		w.resyncs[key] = resyncBegun{dirty: n.Bytes, written: w.written}
+		w.resyncs[key] = resyncBegun{dirty: n.Bytes, written: w.written - w.unanswered()}
 	case replication.NoticeResyncDone:
 		b, known := w.resyncs[key]
 		delete(w.resyncs, key)
@@ -258,6 +258,18 @@ func (w *World) noticed(p *Proc, n *replication.Notice) {
 			w.fail("%s: a resync to %s copies %d bytes, dirty were %d, and %d were written since", p.h.name, n.Peer, done, b.dirty, w.written-b.written)
 		}
 	}
+}
+
+// unanswered returns the bytes of writes that clients wait for: they may begin at any time.
+func (w *World) unanswered() (n int64) {
+	for _, c := range w.clients {
+		for _, r := range c.out {
+			if r.op != replication.OpRead {
+				n += r.ext.RoundOut(bitmap.BlockSize).Len
+			}
+		}
+	}
+	return n
 }
 
 // marksMore reports whether the mix has faults that make blocks dirty which nobody wrote.
