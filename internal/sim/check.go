@@ -204,7 +204,6 @@ func (w *World) checkJoin(old, rec *quorum.Resource) {
 			h.restored = false
 			continue
 		}
-		h.lossy = false
 		if h.proc != nil && h.proc.meta != nil {
 			if st := h.proc.meta.Meta().State; st != store.UpToDate && st != store.Outdated && st != store.Failed {
 				w.fail("%s joins the set, and its metadata says %s", h.name, st)
@@ -254,7 +253,7 @@ func (w *World) noticed(p *Proc, n *replication.Notice) {
 		case !known:
 		case done < b.dirty:
 			w.fail("%s: a resync to %s of %d dirty bytes ends after %d", p.h.name, n.Peer, b.dirty, done)
-		case done > b.dirty+w.written-b.written && !w.marksMore():
+		case done > b.dirty+w.written-b.written+w.abandoned() && !w.marksMore():
 			w.fail("%s: a resync to %s copies %d bytes, dirty were %d, and %d were written since", p.h.name, n.Peer, done, b.dirty, w.written-b.written)
 		}
 	}
@@ -268,6 +267,15 @@ func (w *World) unanswered() (n int64) {
 				n += r.ext.RoundOut(bitmap.BlockSize).Len
 			}
 		}
+	}
+	return n
+}
+
+// abandoned returns how many bytes of writes a server may still have that no client waits for.
+func (w *World) abandoned() int64 {
+	n := int64(w.Config.Clients*w.Config.Depth) * 4 * bitmap.BlockSize
+	if w.Config.Trims > 0 {
+		n += int64(w.Config.Clients*w.Config.Depth) * 4 * bitmap.RegionSize
 	}
 	return n
 }

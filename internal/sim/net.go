@@ -342,6 +342,7 @@ func (s *session) ended(end int, why string) {
 	}
 	s.over[end] = true
 	p := s.procs[end]
+	delete(s.l.w.resyncs, p.h.name+" "+s.l.hosts[1-end].name) // a resync begins anew with the next session
 	s.keepOld(end)
 	p.into(p.w.between(0, time.Millisecond), func() {
 		if !s.up[end] {
@@ -385,6 +386,9 @@ func (l *link) breakLink(why string) {
 
 // procGone ends what a process had: its kernel closes the connections.
 func (w *World) procGone(p *Proc) {
+	for _, name := range p.peers {
+		delete(w.resyncs, p.h.name+" "+name)
+	}
 	for _, l := range w.sortedLinks() {
 		s := l.sess
 		if s == nil {

@@ -305,6 +305,12 @@ func (w *World) care(broken []*Host) {
 	}
 }
 
+// canForce reports whether the replica on h holds one state of the device, if perhaps an old one.
+func (w *World) canForce(h *Host) bool {
+	st := h.proc.core.Fitness(h.clock()).State
+	return st == replication.UpToDate || st == replication.Outdated || st == replication.Diverged
+}
+
 // replaceable reports whether a replica has failed, as it says itself or as the ledger says, and has
 // left the set.
 func (w *World) replaceable(h *Host, says bool) bool {
@@ -319,7 +325,7 @@ func (w *World) careForRole(broken []*Host) {
 	for i := range w.truth.Replicas {
 		r := &w.truth.Replicas[i]
 		h := w.hostNamed(r.Node)
-		gone = gone || r.InSet && (r.Instance != h.instance || h.failing() || h.diverged())
+		gone = gone || r.InSet && (r.Instance != h.instance || !slices.Contains(broken, h) && !h.sound())
 	}
 	for _, h := range w.hosts {
 		if !h.data || h.proc == nil || h.proc.core == nil || slices.Contains(broken, h) {
@@ -330,7 +336,7 @@ func (w *World) careForRole(broken []*Host) {
 		case w.truth.Hold && w.fit(h):
 			w.promote(h, true)
 			return
-		case gone && !h.failing() && r.InSet && r.Instance == h.instance && w.now > w.end+20*time.Second:
+		case gone && !h.failing() && r.Instance == h.instance && w.now > w.end+20*time.Second && w.canForce(h):
 			w.force(h)
 			for _, o := range w.hosts {
 				if !slices.Contains(broken, o) {
@@ -340,10 +346,6 @@ func (w *World) careForRole(broken []*Host) {
 			return
 		}
 	}
-}
-
-func (h *Host) diverged() bool {
-	return h.proc != nil && h.proc.core != nil && h.proc.core.Fitness(h.clock()).State == replication.Diverged
 }
 
 // judgeEnd judges a cluster at rest.
