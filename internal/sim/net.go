@@ -342,13 +342,13 @@ func (s *session) ended(end int, why string) {
 	}
 	s.over[end] = true
 	p := s.procs[end]
-	delete(s.l.w.resyncs, p.h.name+" "+s.l.hosts[1-end].name) // a resync begins anew with the next session
 	s.keepOld(end)
 	p.into(p.w.between(0, time.Millisecond), func() {
 		if !s.up[end] {
 			return
 		}
 		s.up[end] = false
+		delete(p.w.resyncs, p.h.name+" "+s.l.hosts[1-end].name) // a resync begins anew with the next session
 		p.step(&replication.Event{Kind: replication.EvSessionDown, Peer: p.peer(s.l.hosts[1-end]), Session: s.id, Err: fmt.Errorf("%w: %s", errModelCut, why)})
 	})
 }

@@ -44,7 +44,7 @@ func TestTeeth(t *testing.T) {
 		}
 		how := find(bug, by)
 		if how == "" {
-			how = fmt.Sprintf("SURVIVES %s", by)
+			how = "SURVIVES " + by.String()
 			t.Errorf("%s survives: %s", bug, bug.Info().Sentence)
 		} else {
 			found++

@@ -31,8 +31,10 @@ func (f finder) String() string {
 		return "scenario " + f.file
 	case "test":
 		return fmt.Sprintf("test ./%s %s", f.dir, f.test)
+	case "open":
+		return "all that there is"
 	}
-	return f.kind
+	return "random seeds"
 }
 
 // readFinders reads testdata/teeth.txt.
