@@ -243,6 +243,10 @@ type resyncBegun struct {
 func (w *World) noticed(p *Proc, n *replication.Notice) {
 	key := p.h.name + " " + n.Peer
 	switch n.Kind {
+	case replication.NoticeRole: // a resync ends with the role
+		for _, name := range p.peers {
+			delete(w.resyncs, p.h.name+" "+name)
+		}
 	case replication.NoticeResyncStarted:
 		w.resyncs[key] = resyncBegun{dirty: n.Bytes, written: w.written - w.unanswered()}
 	case replication.NoticeResyncDone:
