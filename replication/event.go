@@ -194,6 +194,7 @@ type Record struct {
 	Forced      bool          // the epoch began by force: what this replica tracked for others may lack blocks
 	Released    []uint64      // epochs whose primary stepped down or is proven down
 	Lease       time.Duration // the policy's lease; 0: as configured
+	Confirm     bool          // as Config.ConfirmReads
 	MaxLease    time.Duration // longest that was ever in force; 0: as configured
 	Size        int64         // bytes
 }

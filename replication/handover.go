@@ -140,7 +140,9 @@ func (r *Resource) tellSettled() {
 			if q == p || !q.settled() {
 				continue
 			}
+			// It tracks q no longer, also where it has yet to confirm that it does.
 			p.handed &^= q.bit()
+			p.handing = slices.DeleteFunc(p.handing, func(h handover) bool { return h.of == q.idx })
 			r.send(p, wire.Frame{Type: wire.Settled, Msg: &wire.Message{Node: q.node}}, 0)
 		}
 	}

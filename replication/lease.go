@@ -121,7 +121,7 @@ func (r *Resource) beaconAck(p *peer, seq uint64) {
 // which no lease, however a clock may have stood still, can replace (rule 4). Where one has not
 // and none is on its way, it is asked.
 func (r *Resource) confirmed(at time.Duration) bool {
-	if !r.cfg.ConfirmReads {
+	if !r.cfg.ConfirmReads && (r.rec == nil || !r.rec.Confirm) {
 		return true
 	}
 	all := true

@@ -27,6 +27,7 @@ func Project(s *quorum.State, rec *quorum.Resource, self quorum.Incumbent, peers
 		Lineage:     rec.Lineage,
 		Size:        rec.SizeBytes,
 		Lease:       time.Duration(rec.Policy.WithDefaults().Lease),
+		Confirm:     rec.Policy.ReadsConfirm,
 		MaxLease:    time.Duration(rec.LongestLease),
 		Released:    released(s, rec),
 	}
