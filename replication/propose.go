@@ -67,6 +67,9 @@ func (r *Resource) wanted(ask *Proposal) bool {
 			if r.backToCopying(p) {
 				continue
 			}
+			if !r.handedAll(p) { // somebody left the set since it was made ready
+				continue
+			}
 			p.joinAsked = true
 			mark.Hit("join-proposed")
 			ask.Kind, ask.Peers = ProposeJoin, []Peer{p.idx}
