@@ -111,7 +111,7 @@ func (r *Resource) ledBy(p *peer, f *wire.Frame) error {
 		r.refuse(p, fmt.Sprintf("the ledger record that %s acts on is older than the one %s has", p.node, r.cfg.Node))
 	case r.failed:
 		r.refuse(p, fmt.Sprintf("the disk of %s has failed", r.cfg.Node))
-	case p.wentBack():
+	case p.wentBack() && !slices.Contains(m.Outside, r.cfg.Node) && r.meta.State == UpToDate:
 		mark.Hit("restored-primary-refused")
 		r.refuseWith(p, &wire.Message{Reason: fmt.Sprintf("the replica on %s was put back to an earlier copy", p.node), State: restored})
 	case !isPrefix(r.meta.Lineage, m.Lineage) && r.meta.State != Inconsistent:
@@ -121,6 +121,10 @@ func (r *Resource) ledBy(p *peer, f *wire.Frame) error {
 		r.notice(NoticeDiskState, "", "this replica holds writes that %s does not have: diverged; it keeps its data and serves nothing", p.node)
 		r.refuseDiverged(p, fmt.Sprintf("%s holds writes of another history: diverged", r.cfg.Node))
 	default:
+		if p.wentBack() { // it holds the only copy that counts, and does not know what we lack of it
+			p.markAll(r.meta.Size)
+			p.stamp, p.older = 0, false
+		}
 		if r.role != roleSecondary {
 			r.depose(fmt.Sprintf("%s leads epoch %d", p.node, f.Epoch))
 		}

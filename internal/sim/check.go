@@ -42,7 +42,7 @@ func (w *World) checkLease(p *Proc) {
 // Bounds of what a core may hold: the window of the clients, of the copier, and of the peers.
 const (
 	maxOps      = 2048
-	maxInFlight = 64 << 20
+	maxInFlight = 256 << 20 // trims count by their extent
 )
 
 // checkBounds: no queue grows without end.

@@ -217,12 +217,12 @@ func (w *World) chooseBroken() []*Host {
 	return []*Host{h}
 }
 
-// stillBroken lets a host come back that was to stay down, when a Drop that was under way has left it
-// as the only member.
+// stillBroken lets a host come back that was to stay down, when what was under way has left no other
+// member that is clean.
 func (w *World) stillBroken(broken []*Host) []*Host {
 	for _, h := range broken {
-		if r := w.truth.Replica(h.name); r != nil && r.InSet && len(w.truth.Set()) == 1 {
-			w.note(h, kindFault, "is the only member, and is repaired")
+		if r := w.truth.Replica(h.name); r != nil && r.InSet && !w.spared(h) {
+			w.note(h, kindFault, "is repaired: no other member is there and clean")
 			h.powerOn()
 			return nil
 		}
