@@ -45,7 +45,6 @@ type oracleOp struct {
 	barred []bool
 	fua    bool
 	acks   []*oracleOp // of a flush: the writes acknowledged when it began
-	epoch  int
 }
 
 func newOracleDevice(seed uint64, sectors int) *oracleDevice {

@@ -27,8 +27,6 @@ type ledgerSide struct {
 	state  *quorum.State           // newest that the voter showed
 	newest *quorum.Resource        // newest record that this process knows, from wherever
 
-	proposals int
-	generated uint64
 	hold      bool // the next StepDown is an operator's demote
 	starting  *voter.Proposal
 	registers *voter.Proposal

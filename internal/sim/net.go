@@ -47,16 +47,7 @@ type link struct {
 	lose    [2]wire.Type  // frames of this type vanish on their way to that end
 	corrupt [2]int        // so many of the next frames to that end arrive changed
 	clog    time.Duration // every frame takes so much longer
-	old     []oldFrame    // of sessions that have ended
 	ids     replication.SessionID
-}
-
-// oldFrame is a frame of an ended session that has not been delivered.
-type oldFrame struct {
-	end  int
-	id   replication.SessionID
-	p    *Proc
-	data packet
 }
 
 func (w *World) link(a, b int) *link {

@@ -1,7 +1,6 @@
 package sim
 
 import (
-	"errors"
 	"time"
 
 	"github.com/lockstep-ha/lockstep/internal/store"
@@ -224,8 +223,6 @@ func (w *World) setLease(d quorum.Duration) {
 		}
 	}
 }
-
-var errNoVoter = errors.New("no voter")
 
 func (w *World) peersOf(h *Host) []string {
 	var out []string

@@ -400,11 +400,6 @@ func (g *rig) stepDown(d quorum.StepDown) {
 	g.on(func(c *quorum.Command) { d.Incumbent = g.r0().Primary; c.StepDown = &d })
 }
 
-func (g *rig) setPolicy(p quorum.Policy) {
-	g.Helper()
-	g.on(func(c *quorum.Command) { c.SetPolicy = &quorum.SetPolicy{Policy: p} })
-}
-
 func (g *rig) setPriority(node string, p int) {
 	g.Helper()
 	g.on(func(c *quorum.Command) { c.SetPriority = &quorum.SetPriority{Node: node, Priority: p} })

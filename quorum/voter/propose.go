@@ -25,7 +25,6 @@ type Proposal struct {
 	done     func(quorum.Result, error)
 	ended    bool // settled or withdrawn
 
-	attempts uint32
 	open     []int      // by attempt, from 1: copies that may still reach a log
 	inLog    bool       // some log has, or had, it
 	accepted leadership // the leadership that took it; it goes again when that ends
