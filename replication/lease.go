@@ -65,8 +65,8 @@ func (r *Resource) promised(f *wire.Frame) {
 
 // releasePromise ends the promise when its holder stepped down in its very epoch.
 func (r *Resource) releasePromise() {
-	any := planted.On(planted.PromiseReleasedByAnyStepDown) && len(r.rec.Released) > 0
-	if any || r.promiseEpoch != 0 && slices.Contains(r.rec.Released, r.promiseEpoch) {
+	anyEpoch := planted.On(planted.PromiseReleasedByAnyStepDown) && len(r.rec.Released) > 0
+	if anyEpoch || r.promiseEpoch != 0 && slices.Contains(r.rec.Released, r.promiseEpoch) {
 		mark.Hit("promise-released")
 		r.promiseUntil = 0
 	}

@@ -209,7 +209,7 @@ func (p *Proc) propose(token uint64, ask replication.Proposal) {
 			p.step(&replication.Event{Kind: replication.EvProposalDone, Token: token, Outcome: o, Err: res.Err()})
 		})
 	}
-	prop, err := p.voter.Propose(cmd, func(res quorum.Result, err error) {
+	_, err := p.voter.Propose(cmd, func(res quorum.Result, err error) {
 		switch {
 		case err != nil:
 			answer(replication.OutcomeUnknown, quorum.Result{})
@@ -231,7 +231,6 @@ func (p *Proc) propose(token uint64, ask replication.Proposal) {
 			}
 		})
 	}
-	_ = prop
 }
 
 // command proposes something for an operator or the coordinator; done may be nil.
