@@ -120,6 +120,7 @@ type core interface {
 	Step(ev *replication.Event, out []replication.Action) []replication.Action
 	EndBatch(out []replication.Action) []replication.Action
 	Status(now time.Duration) replication.Status
+	Fitness(now time.Duration) replication.Fitness
 	Hello(p replication.Peer) wire.Hello
 	CheckHello(p replication.Peer, h *wire.Hello) error
 	MayGoAlone(p replication.Peer) error

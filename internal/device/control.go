@@ -208,6 +208,15 @@ func (d *Device) Serving() bool {
 	return !d.shut && d.core.Serving()
 }
 
+// Fitness returns what this replica says of itself to whoever decides about promotions.
+func (d *Device) Fitness() replication.Fitness {
+	d.mu.Lock()
+	f := d.core.Fitness(d.clock())
+	d.mu.Unlock()
+	f.Failed = f.Failed || d.diskError() != nil
+	return f
+}
+
 // Status returns a snapshot.
 func (d *Device) Status() Status {
 	d.mu.Lock()

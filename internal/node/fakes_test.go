@@ -280,6 +280,12 @@ func (r *fakeReplica) Serving() bool {
 	return r.primary
 }
 
+func (r *fakeReplica) Fitness() replication.Fitness {
+	st := r.Status()
+	return replication.Fitness{State: st.State, Unclean: st.Unclean, Epoch: st.Epoch, Version: st.Version, SelfInSet: st.SelfInSet,
+		Serving: st.Role == rolePrimary, Heard: -1}
+}
+
 func (r *fakeReplica) Status() replication.Status {
 	r.mu.Lock()
 	defer r.mu.Unlock()

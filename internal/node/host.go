@@ -9,6 +9,7 @@ import (
 	"github.com/hashicorp/memberlist"
 
 	"github.com/lockstep-ha/lockstep/internal/control"
+	"github.com/lockstep-ha/lockstep/internal/device"
 )
 
 // host is what a daemon takes from the machine it runs on, files aside. The zero value is the
@@ -46,4 +47,12 @@ func (h host) gossipOn(addr string) (memberlist.Transport, error) {
 		return nil, fmt.Errorf("gossip on %s: %w", addr, err)
 	}
 	return t, nil
+}
+
+// bootTime is the clock of this host; see device.BootTime.
+func (h host) bootTime() func() time.Duration {
+	if h.clock != nil {
+		return h.clock
+	}
+	return device.BootTime
 }

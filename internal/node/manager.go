@@ -20,6 +20,8 @@ type manager struct {
 	fresh   func() uint64 // random, never 0
 	// closeClients ends every client connection of a resource without answering.
 	closeClients func(resource string)
+	// onNotice is called at each transition of a replica, and when one opens or closes. It must not block.
+	onNotice func()
 	// onCount is told how many replicas this node has, whenever that changes.
 	onCount func(replicas int)
 	closing atomic.Bool // the node is going away: nothing is promoted any more
@@ -38,7 +40,7 @@ type manager struct {
 func newManager(self quorum.Incumbent, l ledgerAPI, o opener, j *journal, log *slog.Logger, fresh func() uint64) *manager {
 	return &manager{
 		self: self, ledger: l, opener: o, journal: j, log: log, fresh: fresh,
-		closeClients: func(string) {}, onCount: func(int) {},
+		closeClients: func(string) {}, onNotice: func() {}, onCount: func(int) {},
 		retryMin: time.Second, retryMax: 30 * time.Second,
 		wake: make(chan struct{}, 1), changed: make(chan struct{}), workers: map[uint64]*worker{},
 	}

@@ -33,6 +33,8 @@ type replica interface {
 	WaitPrimary(ctx context.Context, epoch uint64) error
 	Serving() bool
 	Status() replication.Status
+	// Fitness is what the replica says of itself to whoever decides about promotions.
+	Fitness() replication.Fitness
 
 	PauseResync() error
 	ResumeResync() error

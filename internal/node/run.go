@@ -69,6 +69,7 @@ type daemon struct {
 	members *members
 	m       *manager
 	reg     *registrar
+	fail    *failover
 	ctl     *control.Server
 	nbd     *nbd.Server
 
@@ -97,20 +98,29 @@ func assemble(ctx context.Context, h host, cfg config.Node, log *slog.Logger) (_
 		return nil, err
 	}
 	j := newJournal(cfg.Name, journalLen)
-	if d.members, err = newMembers(cfg, h, self, log, func(h membership.Hint) { hear(j, d.log, h) }); err != nil {
+	// Nothing of the gossip or of the ledger calls back before run, and so before wire.
+	if d.members, err = newMembers(cfg, h, self, log, func(h membership.Hint) {
+		hear(j, d.log, h)
+		d.fail.hint(h.Node, h.Alive)
+	}); err != nil {
 		return nil, err
 	}
-	// Package ledger and membership name the node in their lines themselves.
-	if d.ledger, err = openLedger(cfg, d.tr, log); err != nil {
+	if d.ledger, err = d.openLedger(log); err != nil {
 		return nil, errors.Join(err, d.members.gossip.Close())
 	}
-	d.wire(self, j)
+	if err := d.wire(self, j); err != nil {
+		return nil, errors.Join(err, d.ledger.Close(), d.members.gossip.Close())
+	}
 	return d, nil
 }
 
-func openLedger(cfg config.Node, tr *transport.Transport, log *slog.Logger) (*ledger.Ledger, error) {
+// openLedger gives the ledger the plain logger: it names the node in its lines itself.
+func (d *daemon) openLedger(log *slog.Logger) (*ledger.Ledger, error) {
+	cfg := d.cfg
 	lc := ledger.Config{
-		Dir: cfg.DataDir, Cluster: cfg.Cluster, Node: cfg.Name, Transport: tr, Logger: log,
+		Dir: cfg.DataDir, Cluster: cfg.Cluster, Node: cfg.Name, Transport: d.tr, Logger: log,
+		OnNote: func(from string, body []byte) { d.fail.note(from, body) },
+		OnLost: func(node string) { d.fail.hint(node, false) },
 		// An election must not begin for a delay that beacons survive.
 		TickInterval: max(50*time.Millisecond, cfg.BeaconInterval/2),
 	}
@@ -134,7 +144,9 @@ func hear(j *journal, log *slog.Logger, h membership.Hint) {
 }
 
 // wire makes the parts of this package and connects them with the others.
-func (d *daemon) wire(self quorum.Incumbent, j *journal) {
+//
+// Errors: those of newFailover.
+func (d *daemon) wire(self quorum.Incumbent, j *journal) (err error) {
 	dial := func(ctx context.Context, node, service string) (net.Conn, error) {
 		addr := addrOf(d.cfg, node)
 		if addr == "" {
@@ -161,6 +173,10 @@ func (d *daemon) wire(self quorum.Incumbent, j *journal) {
 	}
 	d.m.onCount = func(n int) { limitMemory(n, int64(d.cfg.Window)) }
 	d.reg = newRegistrar(self, d.ledger, j, d.log)
+	if d.fail, err = newFailover(failoverTimes(d.cfg), self, d.ledger, d.m, nil, d.host.bootTime(), d.log); err != nil {
+		return err
+	}
+	d.m.onNotice = d.fail.kick
 	b := &backend{
 		cfg: d.cfg, m: d.m, journal: j, asker: ask,
 		client: func(node string) control.Backend {
@@ -178,6 +194,7 @@ func (d *daemon) wire(self quorum.Incumbent, j *journal) {
 	d.ctl = control.NewServer(control.Options{Node: d.cfg.Name, Backend: b, Forward: httpTo, Logger: d.log})
 	d.ledger.Subscribe(d.m.apply)
 	d.ledger.Subscribe(d.reg.apply)
+	d.ledger.Subscribe(d.fail.apply)
 	d.tr.Handle(serviceReplication, func(ctx context.Context, conn net.Conn, from string) {
 		acceptor.Serve(ctx, conn, from) // it logs why not
 	})
@@ -186,6 +203,7 @@ func (d *daemon) wire(self quorum.Incumbent, j *journal) {
 			d.log.Debug("question not answered", "peer", from, "err", err)
 		}
 	})
+	return nil
 }
 
 // failing is the transport to a node that is not known.
@@ -227,6 +245,9 @@ func (d *daemon) run(ctx context.Context, ready func()) error {
 		"transport": func(ctx context.Context) error { return d.tr.Serve(ctx, d.lnPeers) },
 	})
 	stopLedger := start(map[string]func(context.Context) error{"ledger": d.ledger.Run})
+	stopFailover := start(map[string]func(context.Context) error{
+		"failover": func(ctx context.Context) error { d.fail.run(ctx); return nil },
+	})
 	stopManager := start(map[string]func(context.Context) error{
 		"replicas":     func(ctx context.Context) error { d.m.run(ctx); return nil },
 		"registration": func(ctx context.Context) error { d.reg.run(ctx); return nil },
@@ -245,6 +266,7 @@ func (d *daemon) run(ctx context.Context, ready func()) error {
 	}
 	d.notify(sd.SdNotifyStopping)
 	d.m.closing.Store(true)
+	d.fail.kick() // whoever decides need not wait for our silence
 	limit, cancel := context.WithTimeout(base, stopTimeout)
 	d.m.stopServing(limit)
 	cancel()
@@ -254,6 +276,7 @@ func (d *daemon) run(ctx context.Context, ready func()) error {
 	both.Go(stopFront)
 	both.Go(stopManager)
 	both.Wait()
+	stopFailover()
 	stopLedger()
 	stopTransport()
 	d.log.Info("node stopped")

@@ -110,6 +110,7 @@ func (w *worker) onNotice(n replication.Notice) {
 
 // signal wakes those who wait for notices. Caller holds mu.
 func (w *worker) signal() {
+	w.m.onNotice()
 	close(w.noticed)
 	w.noticed = make(chan struct{})
 }

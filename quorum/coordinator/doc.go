@@ -24,6 +24,7 @@
 //	is none, and the last one's disk failed                        at once
 //	is none, and the role was given up                             after Grace: a switchover's own
 //	                                                               Promote goes first
+//	is none, and the last one gave the role up to stop             at once
 //	says that it is frozen and cannot commit a Drop                at once
 //	says for IdleAfter that it is not primary                      then
 //	is silent for SuspectAfter here, and no node that reports      then

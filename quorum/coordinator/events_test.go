@@ -131,14 +131,24 @@ func TestEvent_RoleGivenUp_SwitchoverGoesFirst(t *testing.T) {
 	g.wantNothing()
 }
 
-func TestEvent_NodeStops_AnotherOneTakesTheRoleAfterGrace(t *testing.T) {
-	g := newRig(t, quorum.Policy{}, "A", "B")
-	g.setPriority("A", 10)
-	g.run(second)
-	g.host("A").leaving = true
-	g.stepDown(quorum.StepDown{})
-	if took := g.wantWithin("B", 2*second); took < 500*time.Millisecond || took > 700*time.Millisecond {
-		t.Errorf("it took %v", took)
+func TestEvent_RoleIsGivenUp_AnotherOneTakesItAfterGrace(t *testing.T) {
+	for name, tc := range map[string]struct {
+		leaving   bool
+		low, high time.Duration
+	}{
+		"a switchover may be under way": {false, 500 * time.Millisecond, 700 * time.Millisecond},
+		"its process stops":             {true, 0, 200 * time.Millisecond},
+	} {
+		t.Run(name, func(t *testing.T) {
+			g := newRig(t, quorum.Policy{}, "A", "B")
+			g.setPriority("B", 10)
+			g.run(second)
+			g.host("A").leaving = tc.leaving
+			g.stepDown(quorum.StepDown{})
+			if took := g.wantWithin("B", 2*second); took < tc.low || took > tc.high {
+				t.Errorf("it took %v", took)
+			}
+		})
 	}
 }
 

@@ -98,10 +98,17 @@ func (c *Coordinator) need(r *quorum.Resource, w *watch) need {
 		}
 	case lastFailed(r):
 		return needFailed
-	case c.now-w.changedAt >= c.cfg.Grace:
+	case c.now-w.changedAt >= c.cfg.Grace, lastLeaves(r, w):
 		return needVacant
 	}
 	return needNone
+}
+
+// lastLeaves reports whether the last primary gave its role up because its process stops: then no
+// switchover is under way that would name the next one.
+func lastLeaves(r *quorum.Resource, w *watch) bool {
+	h := w.of(r.LastPrimary.Node)
+	return h != nil && h.Leaving && h.Incumbent.Process == r.LastPrimary.Process
 }
 
 // lastFailed reports whether the role ended with a failed disk: nobody gave it up for another one,

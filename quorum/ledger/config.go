@@ -74,12 +74,23 @@ type Config struct {
 	HeartbeatTicks  int           // between a leader's heartbeats, and between pings; 0: 2
 	SnapshotEntries int           // log entries between snapshots; 0: 1000
 	KeepEntries     int           // log entries kept behind a snapshot; 0: a fifth of SnapshotEntries
-	ProposeTimeout  time.Duration // of a Propose or Barrier whose context has no deadline; 0: 5 s
+	// OnNote takes what another node sent with Note, OnLost hears that a connection with a node ended.
+	// They are called from several goroutines and must not block. nil: nobody cares.
+	OnNote func(from string, body []byte)
+	OnLost func(node string)
+
+	ProposeTimeout time.Duration // of a Propose or Barrier whose context has no deadline; 0: 5 s
 }
 
 func (c *Config) setDefaults() {
 	if c.Logger == nil {
 		c.Logger = slog.Default()
+	}
+	if c.OnNote == nil {
+		c.OnNote = func(string, []byte) {}
+	}
+	if c.OnLost == nil {
+		c.OnLost = func(string) {}
 	}
 	if c.TickInterval == 0 {
 		c.TickInterval = 50 * time.Millisecond

@@ -67,7 +67,8 @@ func Open(cfg Config) (*Ledger, error) {
 	l.subs.wake = make(chan struct{}, 1)
 	l.mesh = &mesh{
 		self: cfg.Node, ping: time.Duration(cfg.HeartbeatTicks) * cfg.TickInterval, log: l.log,
-		links: map[string]*link{}, deliver: l.deliver, answer: l.answerAsk,
+		links: map[string]*link{}, heard: map[string]time.Time{}, deliver: l.deliver, answer: l.answerAsk,
+		noted: cfg.OnNote, lost: cfg.OnLost,
 		dial: func(ctx context.Context, addr, node string) (net.Conn, error) {
 			return cfg.Transport.Dial(ctx, addr, node, Service)
 		},

@@ -254,7 +254,8 @@ func ticksOf(t testing.TB, n *testNode) int {
 }
 
 func TestRule14_RestoredLedgerFileStopsVoting(t *testing.T) {
-	c := newCluster(t, nil, "A", "B", "W")
+	// Slow ticks: only the leader that W has promised something to can tell that its file is older.
+	c := newCluster(t, func(cfg *Config) { cfg.TickInterval = 50 * time.Millisecond }, "A", "B", "W")
 	c.start("A", "B", "W")
 	c.toLeader("A")
 	c.stop("W")

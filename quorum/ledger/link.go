@@ -26,6 +26,8 @@ type link struct {
 	every time.Duration // between pings
 	queue chan []byte   // whole frames
 	stop  context.CancelFunc
+	heard func() // a pong came
+	lost  func() // the connection ended
 
 	connected atomic.Bool
 	missed    atomic.Int32 // pings sent since the last pong
@@ -62,6 +64,7 @@ func (l *link) run(ctx context.Context) {
 		if err == nil {
 			retry = l.every
 			l.serve(ctx, conn)
+			l.lost()
 		}
 		l.drain()
 		if !wait(ctx, retry) {
@@ -122,6 +125,7 @@ func (l *link) readPongs(conn net.Conn) {
 			return
 		}
 		l.missed.Store(0)
+		l.heard()
 	}
 }
 

@@ -23,6 +23,9 @@ type mesh struct {
 	// deliver takes a frame for this node; it must not block. answer answers an ask.
 	deliver func(peer string, f voter.Frame)
 	answer  func(ctx context.Context, peer string, ask []byte) ([]byte, error)
+	// noted takes a note; lost hears that a connection with peer ended. Neither may block.
+	noted func(peer string, body []byte)
+	lost  func(peer string)
 
 	wg sync.WaitGroup // running links
 
@@ -31,6 +34,7 @@ type mesh struct {
 	links  map[string]*link
 	names  []string // of links, sorted
 	router *voter.Router
+	heard  map[string]time.Time // when the node last sent anything; absent since a connection with it ended
 }
 
 var _ voter.Net = (*mesh)(nil)
@@ -61,6 +65,7 @@ func (m *mesh) connect(addrs map[string]string) {
 			continue
 		}
 		l := newLink(name, addr, m.ping, m.dial)
+		l.heard, l.lost = func() { m.hear(name) }, func() { m.lose(name) }
 		ctx, stop := context.WithCancel(m.ctx)
 		l.stop = stop
 		m.links[name] = l
@@ -71,6 +76,32 @@ func (m *mesh) connect(addrs map[string]string) {
 		m.names = append(m.names, name)
 	}
 	slices.Sort(m.names)
+}
+
+// hear notes that something came from node.
+func (m *mesh) hear(node string) {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	m.heard[node] = time.Now()
+}
+
+// lose forgets when node was heard: a connection that ended says more than silence does. A node that
+// lives is heard again within a ping, over the other connection.
+func (m *mesh) lose(node string) {
+	m.mu.Lock()
+	delete(m.heard, node)
+	m.mu.Unlock()
+	m.lost(node)
+}
+
+// sinceHeard returns how long ago node was heard; below 0: not since a connection with it ended.
+func (m *mesh) sinceHeard(node string) time.Duration {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	if at, ok := m.heard[node]; ok {
+		return time.Since(at)
+	}
+	return -1
 }
 
 // Learn, Up, Send and SendNode make the mesh a voter.Net.
@@ -131,12 +162,14 @@ func (m *mesh) serve(ctx context.Context, conn net.Conn, peer string) {
 		}
 		if err != nil {
 			m.log.Debug("ledger connection ended", "peer", peer, "error", err)
+			m.lose(peer)
 			return
 		}
 	}
 }
 
 func (m *mesh) receive(ctx context.Context, conn net.Conn, peer string, f voter.Frame) error {
+	m.hear(peer)
 	if f.Addressed() {
 		m.mu.Lock()
 		mine := m.router.Arrived(peer, f)
@@ -148,6 +181,9 @@ func (m *mesh) receive(ctx context.Context, conn net.Conn, peer string, f voter.
 	}
 	var reply []byte
 	switch f.Kind {
+	case voter.FrameNote:
+		m.noted(peer, f.Body)
+		return nil
 	case voter.FramePing:
 		reply = voter.NewFrame(voter.FramePong, f.Body)
 	case voter.FrameAsk:

@@ -24,6 +24,7 @@ const (
 	FrameAsk
 	FrameAnswer
 	FrameHello
+	FrameNote // bytes of a layer above, from shell to shell; may be lost
 	frameEnd
 )
 
@@ -37,6 +38,9 @@ const (
 	proposeSize  = envelopeSize + 4 + 16     // before the command
 	verdictSize  = envelopeSize + 4 + 16 + 9 // all of it
 	maxHello     = 1 << 20
+
+	// MaxNote bounds the body of a note, in bytes.
+	MaxNote = 64 << 10
 )
 
 // ErrFrame is returned for bytes that are no frame, or not one that a sane peer sends.
@@ -209,6 +213,8 @@ func (f Frame) check() error {
 		ok = n == verdictSize
 	case FrameHello:
 		ok = n >= envelopeSize && n <= maxHello
+	case FrameNote:
+		ok = n <= MaxNote
 	}
 	if !ok {
 		return fmt.Errorf("%w: kind %d, %d bytes", ErrFrame, f.Kind, len(f.Body))

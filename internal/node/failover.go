@@ -1,0 +1,327 @@
+package node
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"log/slog"
+	"sync"
+	"time"
+
+	"github.com/lockstep-ha/lockstep/internal/config"
+	"github.com/lockstep-ha/lockstep/quorum"
+	"github.com/lockstep-ha/lockstep/quorum/coordinator"
+	"github.com/lockstep-ha/lockstep/quorum/ledger"
+	"github.com/lockstep-ha/lockstep/replication"
+)
+
+// failover is this node's part in deciding who is primary: it reports to the node that leads the
+// ledger what is known here, feeds the Coordinator, which decides, and carries out what it says.
+//
+// run's goroutine alone touches the Coordinator. What comes from elsewhere waits in events; of a
+// report or a hint that finds it full nothing is lost, since the next one follows in 100 ms.
+type failover struct {
+	self   quorum.Incumbent // without a replica
+	ledger failoverLedger
+	m      *manager
+	fencer fencer // nil: this node can turn nobody off
+	log    *slog.Logger
+	clock  func() time.Duration
+
+	events chan coordinator.Event
+	wake   chan struct{} // capacity 1: there is something new to report, or a newer state
+	asks   chan inquiry
+
+	// run's own.
+	coord    *coordinator.Coordinator
+	seen     *quorum.State // that the Coordinator was given last
+	leading  bool
+	reported time.Duration
+	work     sync.WaitGroup // proposals and fences under way
+}
+
+// failoverLedger is what failover needs of *ledger.Ledger.
+type failoverLedger interface {
+	ledgerAPI
+	Status() ledger.Status
+	Note(node string, body []byte) bool
+	SinceHeard(node string) time.Duration
+}
+
+// fencer turns nodes off.
+type fencer interface {
+	// Can reports whether this node has a way to turn node off.
+	Can(node string) bool
+	// Fence turns node off, which runs in boot, and returns what proved that it is. An error proves
+	// nothing; one that wraps context.DeadlineExceeded came of an agent that said nothing in time.
+	Fence(ctx context.Context, node, boot string) (proof string, err error)
+}
+
+// inquiry is a question to run's goroutine.
+type inquiry struct {
+	resource string
+	answer   chan string // capacity 1
+}
+
+// reportsPerNote keeps a note below ledger.MaxNote: a report is some 600 bytes at most.
+const reportsPerNote = 64
+
+func newFailover(cfg coordinator.Config, self quorum.Incumbent, l failoverLedger, m *manager, f fencer, clock func() time.Duration, log *slog.Logger) (*failover, error) {
+	c, err := coordinator.New(cfg)
+	if err != nil {
+		return nil, err
+	}
+	return &failover{
+		self: self, ledger: l, m: m, fencer: f, log: log, clock: clock, coord: c,
+		events: make(chan coordinator.Event, 256), wake: make(chan struct{}, 1), asks: make(chan inquiry),
+	}, nil
+}
+
+// failoverTimes fits the Coordinator's patience to the beacons: it must not call a primary silent for
+// a delay that its lease survives.
+func failoverTimes(cfg config.Node) coordinator.Config {
+	c := coordinator.DefaultConfig()
+	c.Node, c.NewID = cfg.Name, randomID
+	c.SuspectAfter = max(c.SuspectAfter, 3*cfg.BeaconInterval)
+	c.ReportStale = c.SuspectAfter + coordinator.ReportInterval
+	return c
+}
+
+// apply is told of each new state. It never blocks.
+func (f *failover) apply(*quorum.State) { f.kick() }
+
+// kick has this node report soon: something happened that the leader should know. It never blocks.
+func (f *failover) kick() {
+	select {
+	case f.wake <- struct{}{}:
+	default:
+	}
+}
+
+// hint is told what membership, or a connection that ended, says of a node. It never blocks.
+func (f *failover) hint(node string, alive bool) {
+	f.offer(coordinator.Event{Kind: coordinator.EvHint, Node: node, On: alive})
+}
+
+// note takes what another node reports. It never blocks.
+func (f *failover) note(from string, body []byte) {
+	var reports []coordinator.Report
+	if err := json.Unmarshal(body, &reports); err != nil {
+		f.log.Warn("report not understood", "peer", from, "err", err)
+		return
+	}
+	for _, r := range reports {
+		if r.Node == from { // nobody speaks for another
+			f.offer(coordinator.Event{Kind: coordinator.EvReport, Report: r})
+		}
+	}
+}
+
+// offer queues an event that may be lost.
+func (f *failover) offer(ev coordinator.Event) {
+	select {
+	case f.events <- ev:
+	default:
+	}
+}
+
+// explain says what the leader of the ledger makes of a resource, "" if ctx ends first.
+func (f *failover) explain(ctx context.Context, resource string) string {
+	q := inquiry{resource, make(chan string, 1)}
+	select {
+	case f.asks <- q:
+		return <-q.answer
+	case <-ctx.Done():
+		return ""
+	}
+}
+
+// run decides until ctx ends, and returns when nothing that it began is under way any more.
+func (f *failover) run(ctx context.Context) {
+	defer f.work.Wait()
+	tick := time.NewTicker(coordinator.TickInterval)
+	defer tick.Stop()
+	for {
+		select {
+		case <-ctx.Done():
+			return
+		case <-tick.C:
+			f.tick(ctx)
+		case <-f.wake:
+			f.follow(ctx)
+			f.report(ctx)
+		case ev := <-f.events:
+			f.step(ctx, ev)
+		case q := <-f.asks:
+			q.answer <- f.coord.Explain(q.resource)
+		}
+	}
+}
+
+// step gives the Coordinator one event and carries out what it says.
+func (f *failover) step(ctx context.Context, ev coordinator.Event) {
+	ev.Now = f.clock()
+	for _, a := range f.coord.Step(ev, nil) {
+		switch a.Kind {
+		case coordinator.ActPropose:
+			f.work.Go(func() { f.propose(ctx, a) })
+		case coordinator.ActFence:
+			f.work.Go(func() { f.fire(ctx, a.Fence) })
+		}
+	}
+}
+
+func (f *failover) tick(ctx context.Context) {
+	f.follow(ctx)
+	f.step(ctx, coordinator.Event{Kind: coordinator.EvTick})
+	if f.clock()-f.reported >= coordinator.ReportInterval {
+		f.report(ctx)
+	}
+}
+
+// follow tells the Coordinator who leads and what the ledger holds.
+func (f *failover) follow(ctx context.Context) {
+	if st := f.ledger.State(); st != f.seen {
+		f.seen = st
+		f.step(ctx, coordinator.Event{Kind: coordinator.EvState, State: st})
+	}
+	if st := f.ledger.Status(); (st.IsLeader && st.Founded) != f.leading {
+		f.leading = !f.leading
+		f.log.Info("failover is decided here", "on", f.leading)
+		f.step(ctx, coordinator.Event{Kind: coordinator.EvLead, On: f.leading})
+	}
+}
+
+// report tells the leader of the ledger of each resource.
+func (f *failover) report(ctx context.Context) {
+	f.reported = f.clock()
+	leader := f.ledger.Status().Leader
+	if f.seen == nil || leader == "" {
+		return
+	}
+	var out []coordinator.Report
+	for i := range f.seen.Resources {
+		if rec := &f.seen.Resources[i]; !rec.Deleted {
+			out = append(out, f.describe(rec))
+		}
+	}
+	if leader == f.self.Node {
+		for _, r := range out {
+			f.step(ctx, coordinator.Event{Kind: coordinator.EvReport, Report: r})
+		}
+		return
+	}
+	for len(out) > 0 {
+		n := min(len(out), reportsPerNote)
+		body, err := json.Marshal(out[:n])
+		if err != nil || len(body) > ledger.MaxNote {
+			panic(fmt.Sprintf("node: %d reports make a note of %d bytes: %v", n, len(body), err))
+		}
+		f.ledger.Note(leader, body)
+		out = out[n:]
+	}
+}
+
+// describe says what is known here of one resource.
+func (f *failover) describe(rec *quorum.Resource) coordinator.Report {
+	primary := rec.Primary.Node
+	r := coordinator.Report{
+		Node: f.self.Node, Resource: rec.Name, ResourceID: rec.ID, Version: rec.Version, Incumbent: f.self, HeardPrimary: -1,
+		Leaving: f.m.closing.Load(), CannotFence: f.fencer == nil || primary == "" || !f.fencer.Can(primary),
+	}
+	w := f.m.find(rec.Name)
+	if w == nil || w.id != rec.ID {
+		if primary != "" && primary != f.self.Node {
+			r.HeardPrimary = f.ledger.SinceHeard(primary)
+		}
+		return r
+	}
+	r.Incumbent = w.prop.incumbent()
+	if rep, fault := w.open(); rep != nil {
+		own(&r, rep.Fitness())
+	} else {
+		r.Failed = fault.state == replication.Failed
+	}
+	return r
+}
+
+// own fills in what a replica says of itself.
+func own(r *coordinator.Report, fit replication.Fitness) {
+	r.DiskState, r.Unclean, r.Failed, r.Epoch, r.Generation = fit.State.String(), fit.Unclean, fit.Failed, fit.Epoch, fit.Generation
+	r.InSet, r.HeardPrimary, r.Frozen, r.CannotDrop = fit.SelfInSet, fit.Heard, fit.Frozen, fit.CannotDrop
+	// What it says of itself may be older than the state here.
+	r.Version = min(r.Version, fit.Version)
+	switch {
+	case fit.Starting:
+		r.Role = coordinator.RoleStarting
+	case fit.Serving:
+		r.Role = coordinator.RolePrimary
+	case fit.Stopping:
+		r.Role = coordinator.RoleStopping
+	default:
+		r.Role = coordinator.RoleSecondary
+	}
+}
+
+// propose proposes what the Coordinator wants, once, and tells it what became of that.
+func (f *failover) propose(ctx context.Context, a coordinator.Action) {
+	f.log.Info("failover proposes", "command", a.Command.String(), "why", a.Why)
+	res, err := attempt(ctx, f.ledger, a.Command)
+	ev := coordinator.Event{Kind: coordinator.EvProposalDone, Token: a.Token, Outcome: coordinator.OutcomeUnknown}
+	switch {
+	case err == nil && res.Code == quorum.Applied:
+		ev.Outcome = coordinator.OutcomeApplied
+		f.m.journal.add(a.Command.Resource, "failover", "The cluster decides: "+a.Why+".")
+	case err == nil:
+		ev.Outcome, ev.Code = coordinator.OutcomeRefused, res.Code
+	case !outcomeUnknown(err):
+		ev.Outcome = coordinator.OutcomeNotDone
+	}
+	if ev.Outcome != coordinator.OutcomeApplied {
+		f.log.Info("failover not applied", "command", a.Command.String(), "reason", res.Reason, "err", err)
+	}
+	f.answer(ctx, ev)
+}
+
+// answer gives the Coordinator an event that it waits for.
+func (f *failover) answer(ctx context.Context, ev coordinator.Event) {
+	select {
+	case f.events <- ev:
+	case <-ctx.Done():
+	}
+}
+
+// fire turns a node off, if the ledger asks for that still: what a node applied late may have been
+// answered or taken back meanwhile.
+func (f *failover) fire(ctx context.Context, order quorum.Fence) {
+	ev := coordinator.Event{Kind: coordinator.EvFenceDone, ID: order.ID, Fenced: coordinator.FenceError}
+	proof, err := f.fence(ctx, order)
+	switch {
+	case err == nil:
+		ev.Fenced, ev.Text = coordinator.FenceOK, proof
+	case errors.Is(err, context.DeadlineExceeded):
+		ev.Fenced, ev.Text = coordinator.FenceTimedOut, err.Error()
+	default:
+		ev.Text = err.Error()
+	}
+	f.log.Warn("fence done", "node", order.Target, "boot", order.Boot, "proof", proof, "err", err)
+	f.answer(ctx, ev)
+}
+
+func (f *failover) fence(ctx context.Context, order quorum.Fence) (string, error) {
+	if f.fencer == nil || !f.fencer.Can(order.Target) {
+		return "", fmt.Errorf("%s has no way to turn %s off", f.self.Node, order.Target)
+	}
+	if err := f.ledger.Barrier(ctx); err != nil {
+		return "", fmt.Errorf("nothing was fired: %w", err)
+	}
+	for _, o := range coordinator.OrdersFor(f.ledger.State(), f.self.Node) {
+		if o.ID == order.ID {
+			f.log.Warn("turning a node off", "node", order.Target, "boot", order.Boot)
+			f.m.journal.add("", "fence", f.self.Node+" turns "+order.Target+" off.", "peer", order.Target)
+			return f.fencer.Fence(ctx, order.Target, order.Boot)
+		}
+	}
+	return "", errors.New("nothing was fired: the ledger does not ask for it any more")
+}
