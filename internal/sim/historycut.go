@@ -18,6 +18,11 @@ type cutSpan struct {
 // that follows it had certainly taken effect. Between its begin and its effect a write may be in or
 // out, each sector of it by itself. Unlike Forced it changes nothing. The error is a *Violation.
 //
+// A write that failed may be in until its error, although reads after that show that it never took
+// effect: the members are made equal before the error is answered, or one that cannot be is dropped,
+// and what it holds of the write nobody takes back. As it left before the error, it holds nothing that
+// began after it.
+//
 // It does not know of losses: a replica that lost its unflushed writes holds no such state, and the
 // caller does not ask.
 func (h *History) ConsistentCut(from string, contents func(sector int64) uint64) error {
@@ -79,7 +84,7 @@ func (e *era) couldHold(h *History, v uint64, c *histCell, spans []cutSpan) []cu
 		}
 		for i := range e.sources {
 			if y := &e.sources[i]; y != x && x.precedes(y) {
-				s.to = min(s.to, y.seen)
+				s.to = min(s.to, max(y.seen, h.undone(x)))
 			}
 		}
 		if s.from <= s.to {
@@ -87,6 +92,14 @@ func (e *era) couldHold(h *History, v uint64, c *histCell, spans []cutSpan) []cu
 		}
 	}
 	return spans
+}
+
+// undone returns the error of x, if it failed and nobody ever saw it; seqBefore otherwise.
+func (h *History) undone(x *histSource) histSeq {
+	if x.op == noOp || x.seen != seqNever || h.ops[x.op].state != opMayHave {
+		return seqBefore
+	}
+	return h.ops[x.op].end
 }
 
 // common finds a moment that lies in a span of every cell. Spans of one cell are apart, so a moment in

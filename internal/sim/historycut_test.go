@@ -29,6 +29,26 @@ func TestHistory_ConsistentCut(t *testing.T) {
 			s.read(x, 1)
 			s.write(y, 2)
 		}, map[int64]uint64{90: 2, 91: 2}, []string{"sector 17 = 0"}},
+		{"half of a write that failed and was undone elsewhere", func(s *script) {
+			s.write(y, 1)
+			failed := s.begin(OpWrite, y, 2)
+			s.write(x, 3)
+			s.failed(failed, MayHave)
+			s.read(y, 1, 1)
+			s.write(x, 4)
+		}, map[int64]uint64{90: 1, 91: 2, 17: 3}, nil},
+		{"a write that was undone when it failed, and a later one", func(s *script) {
+			s.write(y, 1)
+			s.failed(s.begin(OpWrite, y, 2), MayHave)
+			s.read(y, 1, 1)
+			s.write(x, 3)
+		}, map[int64]uint64{90: 2, 91: 2, 17: 3}, []string{"sector 90 = 2 was over at 4ms (end of op 1), before sector 17 = 3 began"}},
+		{"a write that failed and was seen, under a newer one elsewhere", func(s *script) {
+			s.failed(s.begin(OpWrite, x, 2), MayHave)
+			s.read(x, 2)
+			s.write(x, 3)
+			s.write(y, 4)
+		}, map[int64]uint64{17: 2, 90: 4, 91: 4}, []string{"sector 17 = 2 was over", "end of op 2"}},
 		{"zeros may be of either of two writes", func(s *script) {
 			s.zero(x)
 			s.write(x, 1)
