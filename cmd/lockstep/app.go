@@ -54,6 +54,7 @@ Environment:
 	root.AddCommand(
 		a.resourceCmd(),
 		a.promoteCmd(), a.demoteCmd(), a.switchoverCmd(),
+		a.pauseFailoverCmd(), a.resumeFailoverCmd(),
 		a.statusCmd(), a.eventsCmd(),
 		a.resolveCmd(), a.confirmDownCmd(), a.ledgerCmd(),
 		a.connectCmd(), a.disconnectCmd(), a.invalidateCmd(), a.resyncCmd(), a.verifyCmd(),

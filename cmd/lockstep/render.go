@@ -105,6 +105,9 @@ func renderResource(b *bytes.Buffer, st *control.Status, r *control.Resource, p 
 		}
 	}
 	renderVerify(b, r.Verify)
+	if text := failoverText(&r.Policy); text != "" {
+		fmt.Fprintf(b, "  failover:%s\n", p.paint(colourWarn, text))
+	}
 	if r.Role == control.RolePrimary {
 		fmt.Fprintf(b, "  nbd clients:%d", r.NBD.Clients)
 		if r.NBD.Unix != "" {
@@ -118,6 +121,21 @@ func renderResource(b *bytes.Buffer, st *control.Status, r *control.Resource, p 
 	for _, advice := range r.Advice {
 		b.WriteString("  " + p.paint(colourWarn, "!") + " " + strings.ReplaceAll(advice, "\n", "\n    ") + "\n")
 	}
+}
+
+// failoverText says why the cluster promotes nobody by itself, "" if it does.
+func failoverText(p *control.Policy) string {
+	switch {
+	case p.Held:
+		return "held (an operator demoted it)"
+	case p.Paused && p.PausedWhy != "":
+		return "paused (" + p.PausedWhy + ")"
+	case p.Paused:
+		return "paused"
+	case p.Failover == "manual":
+		return p.Failover
+	}
+	return ""
 }
 
 // renderPeer writes the line of another node's replica.

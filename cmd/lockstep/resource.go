@@ -15,11 +15,11 @@ import (
 func (a *app) resourceCmd() *cobra.Command {
 	cmd := &cobra.Command{
 		Use:   "resource",
-		Short: "Create, list, resize and delete resources",
+		Short: "Create, list, change and delete resources",
 		Args:  cobra.ArbitraryArgs,
 		RunE:  a.group,
 	}
-	cmd.AddCommand(a.createCmd(), a.listCmd(), a.resizeCmd(), a.deleteCmd())
+	cmd.AddCommand(a.createCmd(), a.listCmd(), a.resizeCmd(), a.setCmd(), a.deleteCmd())
 	return cmd
 }
 

@@ -45,6 +45,7 @@ type Backend interface {
 	Events(ctx context.Context, since uint64, follow bool, fn func(Event) error) error
 
 	Settler
+	Governor
 }
 
 // CreateRequest describes a new resource.

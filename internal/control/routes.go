@@ -39,6 +39,7 @@ func (s *Server) routes() {
 	s.mux.HandleFunc("POST /v1/resources/{resource}/resync/resume", s.plain(b.ResumeResync))
 	s.mux.HandleFunc("POST /v1/resources/{resource}/verify", s.verify)
 	s.settleRoutes()
+	s.governorRoutes()
 }
 
 func (s *Server) status(w http.ResponseWriter, r *http.Request) {

@@ -78,8 +78,23 @@ type Resource struct {
 	DiskState string    `json:"disk_state"` // of the answering node's replica
 	Replicas  []Replica `json:"replicas"`
 	NBD       NBD       `json:"nbd"`
+	Policy    Policy    `json:"policy"`
 	Verify    *Verify   `json:"verify"` // the last or running verify; null: none since the start
 	Advice    []string  `json:"advice"` // what is wrong, whether data is safe, what to type next
+}
+
+// Policy is what operators chose for a resource, and whether the cluster may promote by itself.
+type Policy struct {
+	Failover       string        `json:"failover"` // auto or manual
+	Paused         bool          `json:"paused"`   // an operator paused failover
+	PausedWhy      string        `json:"paused_why,omitempty"`
+	Held           bool          `json:"held"`               // an operator demoted it: only an operator promotes it again
+	Fencing        string        `json:"fencing"`            // lease, stonith or manual
+	OnNoQuorum     string        `json:"on_no_quorum"`       // freeze or io-error
+	FreezeDeadline time.Duration `json:"freeze_deadline_ns"` // 0: never
+	Lease          time.Duration `json:"lease_ns"`
+	ReadsConfirm   bool          `json:"reads_confirm"`
+	ResyncImpact   int           `json:"resync_impact"` // percent
 }
 
 // IO tells whether requests are served.
@@ -97,6 +112,7 @@ type Replica struct {
 	UnstableBytes int64   `json:"unstable_bytes"` // acknowledged, not yet flushed there
 	Resync        *Resync `json:"resync"`         // null: none
 	InSync        bool    `json:"in_sync"`
+	Priority      int     `json:"priority"` // the highest one is promoted first
 	// Divergence is set for a replica that holds another history than the ledger records.
 	Divergence *Divergence `json:"divergence,omitempty"`
 }

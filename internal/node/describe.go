@@ -126,7 +126,7 @@ func (b *backend) describe(rec *quorum.Resource, w *worker, rep replica, st *rep
 	res := control.Resource{
 		Name: rec.Name, Epoch: rec.Epoch, Primary: rec.Primary.Node, InSync: rec.Set(),
 		Role: control.RoleSecondary, SizeBytes: rec.SizeBytes,
-		IO: control.IO{State: control.IONone}, DiskState: control.DiskDiskless,
+		Policy: policyOf(rec), IO: control.IO{State: control.IONone}, DiskState: control.DiskDiskless,
 		NBD: control.NBD{Unix: b.cfg.NBDUnix, TCP: b.facts.nbdTCP(), Clients: b.facts.clients(rec.Name)},
 	}
 	switch {
@@ -139,7 +139,7 @@ func (b *backend) describe(rec *quorum.Resource, w *worker, rep replica, st *rep
 	}
 	for i := range rec.Replicas {
 		r := &rec.Replicas[i]
-		c := control.Replica{Node: r.Node, DiskState: control.DiskUnknown, Connection: control.ConnNotApplicable, InSync: r.InSet}
+		c := control.Replica{Node: r.Node, DiskState: control.DiskUnknown, Connection: control.ConnNotApplicable, InSync: r.InSet, Priority: r.Priority}
 		switch {
 		case r.Node == self:
 			c.DiskState, c.Connection = res.DiskState, control.ConnLocal
