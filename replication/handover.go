@@ -22,6 +22,9 @@ import (
 //   - a member marks every frame it applies for every replica that it was handed, or that the
 //     session's Lead named as outside.
 //
+// Whose Drop was proposed counts as outside until the record moves on: a Lead names it, and Settled
+// does not.
+//
 // A bit is only ever taken back by Settled, a message of the session: a record of the ledger may
 // be applied late, after a newer Drop of the same replica (history 7).
 //
@@ -124,9 +127,11 @@ func (r *Resource) handedToStaying(leaving []Peer) bool {
 // what q itself was handed in an earlier stay is outdated once it does not get every frame.
 func (r *Resource) unhand(q *peer) { q.handed, q.handing = 0, nil }
 
-// settled reports whether p holds what this primary holds, and everything it does not is known.
+// settled reports whether p holds what this primary holds, and everything it does not is known. One
+// that is about to be dropped is not: nobody would be handed its bitmap again.
 func (p *peer) settled() bool {
-	return p.inSet && p.phase == phaseFollowing && p.sync == syncIdle && !p.needSettle && p.dirty.Empty()
+	dropping := p.dropAsked && !planted.On(planted.DroppedIsSettled)
+	return p.inSet && p.phase == phaseFollowing && p.sync == syncIdle && !p.needSettle && p.dirty.Empty() && !dropping
 }
 
 // tellSettled tells every member that is equal which other ones are: their bitmaps for each other

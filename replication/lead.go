@@ -103,7 +103,10 @@ func (r *Resource) sendLead(p *peer) {
 	copy(p.hashKey[:], key)
 	var outside []string
 	for _, q := range r.peers {
-		if !q.inSet {
+		// Whose Drop is under way may be outside by now: what an earlier session handed over for it has
+		// to be kept up in this one, too (rule 11).
+		dropping := q.dropAsked && q != p && !planted.On(planted.LeadForgetsDrops)
+		if !q.inSet || dropping {
 			outside = append(outside, q.node)
 		}
 	}

@@ -112,6 +112,7 @@ type peer struct {
 	retryAt    time.Duration
 	askedAt    time.Duration // ResyncBegin, JoinPrepare or a Handover was sent
 	joinAsked  bool          // a Join may have been proposed
+	dropAsked  bool          // a Drop was proposed, and may apply at any moment
 	resync     resyncStats
 
 	// Lease and liveness.

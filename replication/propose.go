@@ -37,6 +37,11 @@ func (r *Resource) propose() {
 			r.discount(r.peers[p])
 		}
 	}
+	if ask.Kind == ProposeDrop {
+		for _, p := range ask.Peers {
+			r.peers[p].dropAsked = true
+		}
+	}
 	r.prop.busy = true
 	r.prop.token++
 	if r.prop.asked.Kind != ask.Kind || r.prop.asked.Version != ask.Version {
@@ -75,12 +80,17 @@ func (r *Resource) wanted(ask *Proposal) bool {
 			ask.Kind, ask.Peers = ProposeJoin, []Peer{p.idx}
 			return true
 		}
-		if p.joinAsked && !p.inSet {
-			// It is not about to be asked again, and nobody knows what became of it (rule 2).
+		// What is not about to be asked again, and of which nobody knows what became, is made void (rule 2).
+		switch {
+		case p.joinAsked && !p.inSet:
 			mark.Hit("join-made-void")
-			ask.Kind = ProposeNoOp
-			return true
+		case p.dropAsked && p.inSet && p.phase == phaseFollowing:
+			mark.Hit("drop-made-void")
+		default:
+			continue
 		}
+		ask.Kind = ProposeNoOp
+		return true
 	}
 	return false
 }

@@ -5,6 +5,7 @@ import (
 	"github.com/lockstep-ha/lockstep/internal/mark"
 	"github.com/lockstep-ha/lockstep/internal/planted"
 	"github.com/lockstep-ha/lockstep/replication/wire"
+	"slices"
 	"syscall"
 )
 
@@ -20,8 +21,12 @@ func (r *Resource) ledger(rec *Record) {
 		r.grow(rec.Size)
 	}
 	r.adoptMembership(old)
+	asked := slices.ContainsFunc(r.peers, func(p *peer) bool { return p.dropAsked })
 	for _, p := range r.peers {
 		r.peerRecord(p)
+	}
+	if asked {
+		r.tellSettled() // what waited for the outcome of a Drop
 	}
 	switch mine := rec.PrimaryIsMe && rec.Epoch == r.epoch; {
 	case rec.PrimaryIsMe && rec.Epoch > r.epoch:
@@ -63,6 +68,7 @@ func (r *Resource) adoptMembership(old *Record) {
 func (r *Resource) peerRecord(p *peer) {
 	was := p.inSet
 	p.inSet = r.rec.InSet[p.idx]
+	p.dropAsked = false // it named an earlier version: by now it has applied or never will (rule 2)
 	if inst := r.rec.Instances[p.idx]; inst != 0 && inst != p.instance {
 		// A replica that we have tracked nothing for. A member of a set that was never written
 		// to is equal by creation (rule 16); of anything else nothing is known.

@@ -68,6 +68,8 @@ const (
 	OutsideNotTracked                // a member keeps no bitmap for replicas outside the set
 	HandoverSkipped                  // a Drop does not hand the bitmap to the members that stay
 	HandoverNotDurable               // a handed bitmap is acknowledged before it is durable
+	LeadForgetsDrops                 // a new session does not keep up the bitmap of a member whose Drop is under way
+	DroppedIsSettled                 // a member whose Drop is under way is called settled when it is back
 	JoinerGetsNoBitmaps              // a joiner is not handed the bitmaps for those outside
 	ResyncBeforeBitmap               // a resync begins before the list of what it has to copy is durable
 	ClearedByLedger                  // applying a Join clears the bitmap for the joiner
@@ -185,6 +187,8 @@ var infos = [end]Info{
 	OutsideNotTracked:            {"OutsideNotTracked", 11, "a member keeps no bitmap for replicas outside the set"},
 	HandoverSkipped:              {"HandoverSkipped", 11, "a Drop does not hand the bitmap to the members that stay"},
 	HandoverNotDurable:           {"HandoverNotDurable", 11, "a handed bitmap is acknowledged before it is durable"},
+	LeadForgetsDrops:             {"LeadForgetsDrops", 11, "a new session does not keep up the bitmap of a member whose Drop is under way"},
+	DroppedIsSettled:             {"DroppedIsSettled", 11, "a member whose Drop is under way is called settled when it is back"},
 	JoinerGetsNoBitmaps:          {"JoinerGetsNoBitmaps", 11, "a joiner is not handed the bitmaps for those outside"},
 	ResyncBeforeBitmap:           {"ResyncBeforeBitmap", 11, "a resync begins before the list of what it has to copy is durable"},
 	ClearedByLedger:              {"ClearedByLedger", 11, "applying a Join clears the bitmap for the joiner"},
