@@ -314,18 +314,20 @@ func (r *Resource) finish(i int32) {
 func (r *Resource) failWrite(i int32) {
 	o := &r.ops[i]
 	r.unlock(i)
-	if r.failed {
-		r.diskAnswer(i, o.err)
-		return
-	}
-	mark.Hit("write-failed")
 	if planted.On(planted.FailedWriteUnlocked) {
 		r.answer(i, o.err)
 		return
 	}
 	for _, p := range r.peers { // also those that are away: they may have applied it before
-		p.mark(o.ext)
+		if !r.failed || !planted.On(planted.FailedWriteUnmarked) {
+			p.mark(o.ext)
+		}
 	}
+	if r.failed {
+		r.diskAnswer(i, o.err)
+		return
+	}
+	mark.Hit("write-failed")
 	if !r.suspect(o.ext) {
 		r.answer(i, o.err)
 		return

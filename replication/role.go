@@ -21,6 +21,9 @@ func (r *Resource) ledger(rec *Record) {
 		r.grow(rec.Size)
 	}
 	r.adoptMembership(old)
+	if !planted.On(planted.AnswersAfterRole) {
+		r.loseRole() // first: who leaves the set must not complete what is not ours to answer any more (rule 15)
+	}
 	asked := slices.ContainsFunc(r.peers, func(p *peer) bool { return p.dropAsked })
 	for _, p := range r.peers {
 		r.peerRecord(p)
@@ -28,18 +31,29 @@ func (r *Resource) ledger(rec *Record) {
 	if asked {
 		r.tellSettled() // what waited for the outcome of a Drop
 	}
-	switch mine := rec.PrimaryIsMe && rec.Epoch == r.epoch; {
-	case rec.PrimaryIsMe && rec.Epoch > r.epoch:
+	if planted.On(planted.AnswersAfterRole) {
+		r.loseRole()
+	}
+	if rec.PrimaryIsMe && rec.Epoch > r.epoch {
 		r.startPrimary()
-	case r.role == roleStopped && !mine:
-		r.becomeSecondary("stepped down")
-	case r.role != roleSecondary && !mine:
-		r.depose(fmt.Sprintf("the ledger records epoch %d, primary %q", rec.Epoch, rec.Primary))
 	}
 	r.maxLeaseIs(rec.MaxLease)
 	r.releasePromise()
 	r.saveMeta(nil)
 	r.readmit, r.regate = true, true
+}
+
+// loseRole ends a time as primary that the record says is over.
+func (r *Resource) loseRole() {
+	switch rec := r.rec; {
+	case r.role == roleSecondary || rec.PrimaryIsMe && rec.Epoch == r.epoch:
+	case rec.PrimaryIsMe && rec.Epoch > r.epoch:
+		r.depose("promoted again")
+	case r.role == roleStopped:
+		r.becomeSecondary("stepped down")
+	default:
+		r.depose(fmt.Sprintf("the ledger records epoch %d, primary %q", rec.Epoch, rec.Primary))
+	}
 }
 
 // adoptMembership draws the conclusions of this replica's own place in the set.
@@ -137,9 +151,6 @@ func orElse(s, other string) string {
 
 // startPrimary begins this process's time as primary of a new epoch (rule 3).
 func (r *Resource) startPrimary() {
-	if r.role != roleSecondary {
-		r.depose("promoted again")
-	}
 	r.endFollowing()
 	r.epoch, r.roleAt, r.leading, r.stopFail = r.rec.Epoch, r.now, false, false
 	if why := r.unfit(); why != "" {

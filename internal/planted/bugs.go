@@ -47,6 +47,7 @@ const (
 	SubBlockNotRounded               // locks are not rounded out to the logical block
 	OverlapReorderedOnSecondary      // a secondary applies overlapping frames in any order
 	FailedWriteUnlocked              // after a failed write its range is served although the members may differ
+	FailedWriteUnmarked              // a write that failed together with the disk is not suspect for who may have applied it
 	FailedSeqAcked                   // a cumulative acknowledgement covers a frame that failed
 	OldEpochLeads                    // a primary of an older epoch is followed
 	EpochNotStored                   // a new epoch is answered under before it is durable
@@ -91,6 +92,7 @@ const (
 	ZombieAdmitted                   // requests of a client's older session are taken
 	ResendNotHeld                    // a client's new session does not wait for what the old one started
 	ErrorAtDemotion                  // requests unfinished at the loss of the role are answered with an error
+	AnswersAfterRole                 // a newer record lets members go before it ends the role, which completes what waited for them
 	ConnectionOutlivesEpoch          // a connection goes on in an epoch that did not accept it
 	TrimDiffers                      // TRIM reads back differently on two replicas
 	ResizeUnzeroed                   // new space becomes visible before it is zeroed
@@ -166,6 +168,7 @@ var infos = [end]Info{
 	SubBlockNotRounded:           {"SubBlockNotRounded", 7, "locks are not rounded out to the logical block"},
 	OverlapReorderedOnSecondary:  {"OverlapReorderedOnSecondary", 7, "a secondary applies overlapping frames in any order"},
 	FailedWriteUnlocked:          {"FailedWriteUnlocked", 7, "after a failed write its range is served although the members may differ"},
+	FailedWriteUnmarked:          {"FailedWriteUnmarked", 7, "a write that failed together with the disk is not suspect for who may have applied it"},
 	FailedSeqAcked:               {"FailedSeqAcked", 7, "a cumulative acknowledgement covers a frame that failed"},
 	OldEpochLeads:                {"OldEpochLeads", 8, "a primary of an older epoch is followed"},
 	EpochNotStored:               {"EpochNotStored", 8, "a new epoch is answered under before it is durable"},
@@ -210,6 +213,7 @@ var infos = [end]Info{
 	ZombieAdmitted:               {"ZombieAdmitted", 15, "requests of a client's older session are taken"},
 	ResendNotHeld:                {"ResendNotHeld", 15, "a client's new session does not wait for what the old one started"},
 	ErrorAtDemotion:              {"ErrorAtDemotion", 15, "requests unfinished at the loss of the role are answered with an error"},
+	AnswersAfterRole:             {"AnswersAfterRole", 15, "a newer record lets members go before it ends the role, which completes what waited for them"},
 	ConnectionOutlivesEpoch:      {"ConnectionOutlivesEpoch", 15, "a connection goes on in an epoch that did not accept it"},
 	TrimDiffers:                  {"TrimDiffers", 16, "TRIM reads back differently on two replicas"},
 	ResizeUnzeroed:               {"ResizeUnzeroed", 16, "new space becomes visible before it is zeroed"},
