@@ -8,7 +8,6 @@ import (
 	"time"
 
 	"github.com/spf13/cobra"
-	"golang.org/x/sys/unix"
 
 	"github.com/lockstep-ha/lockstep/internal/config"
 	"github.com/lockstep-ha/lockstep/internal/control"
@@ -22,25 +21,39 @@ func (a *app) labCmd() *cobra.Command {
 	cmd := &cobra.Command{
 		Use:   "lab",
 		Short: "Run a cluster of processes on this machine, to try and to drill",
-		Long: `Lab runs a whole cluster as processes of this machine, on the loopback interface, with its files in one
-directory. Kill its nodes, start them again, and look at what lockstep does about it.`,
+		Long: `Lab runs a whole cluster as processes of this machine, with its files in one directory. Kill its nodes,
+start them again, and look at what lockstep does about it.
+
+Nodes share the loopback interface, unless the lab is made with --netns, as root: then each has a
+network of its own, whose cables you can pull. What this looks like is told in docs/lab.md.`,
 		Args: cobra.ArbitraryArgs,
 		RunE: a.group,
 	}
-	cmd.AddCommand(a.labUpCmd(), a.labInfoCmd(), a.labKillCmd(), a.labStartCmd(), a.labDownCmd())
+	cmd.AddCommand(
+		a.labUpCmd(), a.labInfoCmd(), a.labStatusCmd(), a.labStartCmd(), a.labDownCmd(),
+		a.labKillCmd(), a.labPauseCmd(), a.labResumeCmd(),
+		a.labCutCmd(), a.labIsolateCmd(), a.labLinkCmd(), a.labHealCmd(), a.labExecCmd(),
+	)
 	return cmd
 }
 
 // labVerb finishes a lab command: --dir, which must be given, and a deadline.
 func (a *app) labVerb(cmd *cobra.Command, fn func(ctx context.Context, dir string, args []string) error) *cobra.Command {
+	return a.labLongVerb(cmd, func(ctx context.Context, dir string, args []string) error {
+		ctx, cancel := context.WithTimeout(ctx, labTimeout)
+		defer cancel()
+		return fn(ctx, dir, args)
+	})
+}
+
+// labLongVerb is labVerb for a command that takes as long as its user wants.
+func (a *app) labLongVerb(cmd *cobra.Command, fn func(ctx context.Context, dir string, args []string) error) *cobra.Command {
 	dir := cmd.Flags().String("dir", "", "`DIR` of the lab (required)")
 	_ = cmd.MarkFlagDirname("dir")
 	cmd.RunE = a.stream(func(ctx context.Context, args []string) error {
 		if *dir == "" {
 			return control.Usagef("a lab needs a directory: --dir DIR")
 		}
-		ctx, cancel := context.WithTimeout(ctx, labTimeout)
-		defer cancel()
 		err := fn(ctx, *dir, args)
 		if errors.Is(err, lab.ErrNoLab) {
 			return control.Errorf(control.CodeNotFound, "%v", err).WithHint("lockstep lab up --dir %s", *dir)
@@ -63,6 +76,7 @@ func (a *app) labUpCmd() *cobra.Command {
 	f.IntVar(&opts.DataNodes, "data-nodes", 2, "nodes with data, 1 to 7: n1, n2, ...")
 	f.BoolVar(&opts.Witness, "witness", true, "a further node, w, that votes and holds no data")
 	f.StringVar(&opts.Resource, "resource", "r0", "`NAME` of the resource")
+	f.BoolVar(&opts.Netns, "netns", false, "give each node a network namespace of its own, to break the network; needs root")
 	return a.labVerb(a.withJSON(cmd), func(ctx context.Context, dir string, _ []string) error {
 		opts.Dir, opts.SizeBytes = dir, int64(size)
 		if opts.DataNodes == 0 { // which the library takes for its default
@@ -107,7 +121,14 @@ func labHints(st *lab.State, primary string) string {
 	fmt.Fprintf(&b, "  export LOCKSTEP_SOCKET=%s\n", shellQuote(at.ControlSocket))
 	fmt.Fprintf(&b, "  lockstep status --watch\n")
 	fmt.Fprintf(&b, "  nbdinfo %s\n", shellQuote(at.NBDUnixURI))
-	fmt.Fprintf(&b, "  nbdcopy FILE %s\n", shellQuote(at.NBDTCPURI))
+	if st.Net == nil { // else it can be reached from within the lab only
+		fmt.Fprintf(&b, "  nbdcopy FILE %s\n", shellQuote(at.NBDTCPURI))
+	}
+	if st.Net != nil && other != "" {
+		fmt.Fprintf(&b, "  lockstep lab exec client --dir %s -- nbdinfo %s\n", dir, shellQuote(at.NBDTCPURI))
+		fmt.Fprintf(&b, "  lockstep lab cut %s %s --dir %s\n", at.Name, other, dir)
+		fmt.Fprintf(&b, "  lockstep lab heal --dir %s\n", dir)
+	}
 	if other != "" {
 		fmt.Fprintf(&b, "  lockstep lab kill %s --dir %s\n", other, dir)
 		fmt.Fprintf(&b, "  lockstep lab start %s --dir %s\n", other, dir)
@@ -152,42 +173,22 @@ func (a *app) labInfoCmd() *cobra.Command {
 			if !n.Witness {
 				fmt.Fprintf(a.out, "  data   %s\n  nbd    %s\n         %s\n", n.DataPath, n.NBDUnixURI, n.NBDTCPURI)
 			}
+			if n.Namespace != "" {
+				fmt.Fprintf(a.out, "  netns  %s\n", n.Namespace)
+			}
 		}
 		return nil
 	})
 }
 
-func (a *app) labKillCmd() *cobra.Command {
+func (a *app) labStartCmd() *cobra.Command {
 	cmd := &cobra.Command{
-		Use:   "kill NODE --dir DIR",
-		Short: "Send a signal to a node",
-		Long: `Kill sends a signal to a node, SIGKILL unless --signal says otherwise, and for KILL and TERM waits for
-its end. STOP and CONT make a node that hangs.`,
+		Use:   "start NODE --dir DIR",
+		Short: "Start a node again and wait until it is ready",
+		Long: `Start starts a node that was killed, with its host where that was killed, and waits until it is ready.
+What is cut stays cut.`,
 		Args: cobra.ExactArgs(1),
 	}
-	signal := cmd.Flags().String("signal", "KILL", "name or number")
-	return a.labVerb(a.withJSON(cmd), func(ctx context.Context, dir string, args []string) error {
-		sig, err := lab.ParseSignal(*signal)
-		if err != nil {
-			return control.Usagef("%v", err)
-		}
-		l, err := lab.Open(dir)
-		if err != nil {
-			return err
-		}
-		if err := l.Kill(ctx, args[0], sig); err != nil {
-			return err
-		}
-		name := unix.SignalName(sig)
-		if name == "" {
-			name = fmt.Sprintf("signal %d", int(sig))
-		}
-		return a.done("sent %s to %s", name, args[0])
-	})
-}
-
-func (a *app) labStartCmd() *cobra.Command {
-	cmd := &cobra.Command{Use: "start NODE --dir DIR", Short: "Start a node again and wait until it is ready", Args: cobra.ExactArgs(1)}
 	return a.labVerb(a.withJSON(cmd), func(ctx context.Context, dir string, args []string) error {
 		l, err := lab.Open(dir)
 		if err != nil {
@@ -204,8 +205,9 @@ func (a *app) labDownCmd() *cobra.Command {
 	cmd := &cobra.Command{
 		Use:   "down --dir DIR",
 		Short: "Stop every node; the files stay",
-		Long:  "Down sends SIGTERM to every node and, after 10 s, SIGKILL. The files stay; lab up starts the nodes again.",
-		Args:  cobra.NoArgs,
+		Long: `Down sends SIGTERM to every node and, after 10 s, SIGKILL. The files stay; lab up starts the nodes again.
+Network namespaces go, with all that was broken in them.`,
+		Args: cobra.NoArgs,
 	}
 	return a.labVerb(a.withJSON(cmd), func(ctx context.Context, dir string, _ []string) error {
 		l, err := lab.Open(dir)

@@ -1,5 +1,5 @@
-// Package lab runs a cluster of real processes on the loopback interface, for trying, testing and
-// drilling.
+// Package lab runs a cluster of real processes on one machine, for trying, testing and drilling: on
+// the loopback interface or, with Options.Netns, each in a network namespace of its own.
 //
 // # Model
 //
@@ -28,4 +28,19 @@
 //
 // Ports are taken by listening on port 0 and are held until the node files are written. Between
 // that and the start of a node somebody else may take one; Up then begins again with other ports.
+//
+// # Namespaces
+//
+// A lab with namespaces has a network 10.x.0.0/24 that touches nothing of the machine's: one
+// namespace for each node, one for clients, one for the switch between them (network.go draws it).
+// x is claimed by a file in /run/lockstep-lab that names its owner, so two labs never meet, and what
+// a lab leaves that is no more is known and removed by the next one (claim.go). The control sockets
+// are files and work from everywhere.
+//
+// What is broken is written into lab.json and then made so: Cut, Isolate and Link lose packets and
+// say nothing to anybody, KillHost takes a node away without closing its connections, Pause makes it
+// hang, and Heal mends the network. In, Exec and Dial are for tests that want to be a client there.
+//
+// Nothing here delays, reorders or damages packets, and no killed host loses what it had not
+// synced; internal/sim does.
 package lab

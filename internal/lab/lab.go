@@ -8,6 +8,7 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"slices"
 	"sync"
 	"syscall"
 	"time"
@@ -62,6 +63,11 @@ func (l *Lab) State() State {
 	defer l.mu.Unlock()
 	st := l.state
 	st.Nodes = append([]Node(nil), st.Nodes...)
+	if st.Net != nil {
+		n := *st.Net
+		n.Lost, n.Unplugged, n.Off = slices.Clone(n.Lost), slices.Clone(n.Unplugged), slices.Clone(n.Off)
+		st.Net = &n
+	}
 	return st
 }
 
@@ -244,8 +250,14 @@ func (l *Lab) start(n *Node) error {
 		}
 		l.state.BootID = boot
 	}
+	if l.state.Net != nil {
+		l.state.Net.Off = without(l.state.Net.Off, n.Name)
+		if err := l.raiseNet(); err != nil {
+			return err
+		}
+	}
 	argv := append(append([]string(nil), l.state.Command...), "--config", n.Config)
-	cmd, err := spawn(argv, n.Log)
+	cmd, err := spawn(argv, n.Log, n.Namespace)
 	if err != nil {
 		return fmt.Errorf("node %s: %w", n.Name, err)
 	}
@@ -271,7 +283,8 @@ func (l *Lab) died(n *Node) error {
 }
 
 // Down stops every node: SIGTERM, and SIGKILL for those still there after TermTimeout. Data and
-// logs stay. It returns after every process has ended.
+// logs stay; namespaces go, with all that was broken in them. It returns after every process has
+// ended.
 func (l *Lab) Down(ctx context.Context) error {
 	l.mu.Lock()
 	defer l.mu.Unlock()
@@ -323,6 +336,11 @@ func (l *Lab) down(ctx context.Context) error {
 	l.reapers.Wait()
 	if err := l.removeRuntimeDir(); err != nil {
 		return fmt.Errorf("stop lab: %w", err)
+	}
+	if l.state.Net != nil {
+		if err := l.removeNet(); err != nil {
+			return fmt.Errorf("stop lab: %w", err)
+		}
 	}
 	return writeState(&l.state)
 }

@@ -5,6 +5,7 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"io"
 	"net"
 	"os"
 	"os/signal"
@@ -125,12 +126,27 @@ func fakeNode(mode, path string) error {
 		return err
 	}
 	defer peer.Close()
+	go echo(peer) // until the process ends
 	ln, err := control.ListenUnix(ctx, cfg.ControlSocket)
 	if err != nil {
 		return err
 	}
 	fmt.Println("ready")
 	return control.NewServer(control.Options{Node: cfg.Name, Backend: &fakeBackend{cfg: cfg}}).Serve(ctx, ln)
+}
+
+// echo sends back what clients send.
+func echo(ln net.Listener) {
+	for {
+		conn, err := ln.Accept()
+		if err != nil {
+			return
+		}
+		go func() {
+			defer conn.Close()
+			io.Copy(conn, conn)
+		}()
+	}
 }
 
 // up brings a lab of fake nodes up and takes it down when the test ends.

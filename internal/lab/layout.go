@@ -1,11 +1,14 @@
 package lab
 
 import (
+	"crypto/rand"
 	"errors"
 	"fmt"
 	"io/fs"
+	"net"
 	"os"
 	"path/filepath"
+	"strconv"
 	"strings"
 	"syscall"
 
@@ -14,6 +17,31 @@ import (
 
 // maxSocketPath is the longest path of a unix socket, in bytes.
 const maxSocketPath = 107
+
+// claimAndLayout is layout for a lab that may need a network. The claims are locked until lab.json
+// stands, as a claim without one is taken for a leftover.
+func (l *Lab) claimAndLayout(opts Options, held *ports) error {
+	if !opts.Netns {
+		return l.layout(opts, held)
+	}
+	boot, err := bootID()
+	if err != nil {
+		return err
+	}
+	release, err := lockClaims()
+	if err != nil {
+		return err
+	}
+	defer release()
+	l.state.Net = &Network{Owner: rand.Text()}
+	if err := l.claimAny(boot); err != nil {
+		return err
+	}
+	if err := l.layout(opts, held); err != nil {
+		return errors.Join(err, os.Remove(claimPath(l.state.Net.ID)))
+	}
+	return nil
+}
 
 // layout makes the directories and files of a new lab, on ports that held keeps.
 func (l *Lab) layout(opts Options, held *ports) error {
@@ -31,10 +59,11 @@ func (l *Lab) layout(opts Options, held *ports) error {
 	files := make([]config.Node, 0, len(names))
 	var peers []config.Peer
 	for i, name := range names {
-		file, node, err := l.place(name, i >= opts.DataNodes, held)
+		at, err := l.addresses(i, held)
 		if err != nil {
 			return err
 		}
+		file, node := l.place(name, i >= opts.DataNodes, at)
 		file.Key = key
 		files = append(files, file)
 		l.state.Nodes = append(l.state.Nodes, node)
@@ -59,36 +88,53 @@ func (l *Lab) layout(opts Options, held *ports) error {
 	return writeState(&l.state)
 }
 
+// addresses are where a node listens.
+type addresses struct{ listen, gossip, nbd string }
+
+// addresses chooses those of the node with an index: ports that held keeps, or the usual ports of an
+// address of its own.
+func (l *Lab) addresses(index int, held *ports) (a addresses, err error) {
+	if n := l.state.Net; n != nil {
+		ip := n.ip(hostOf(index)).String()
+		at := func(port int) string { return net.JoinHostPort(ip, strconv.Itoa(port)) }
+		return addresses{at(netPort), at(gossipPort), at(nbdPort)}, nil
+	}
+	if a.listen, err = held.tcp(); err != nil {
+		return a, err
+	}
+	if a.gossip, err = held.both(); err != nil {
+		return a, err
+	}
+	a.nbd, err = held.tcp()
+	return a, err
+}
+
 // place decides where everything of one node is.
-func (l *Lab) place(name string, witness bool, held *ports) (config.Node, Node, error) {
+func (l *Lab) place(name string, witness bool, at addresses) (config.Node, Node) {
 	dir := filepath.Join(l.state.Dir, name)
 	file := config.DefaultNode()
 	file.Name, file.Cluster, file.Witness = name, "lab", witness
 	file.DataDir = filepath.Join(dir, "data")
 	file.ControlSocket, file.NBDUnix = l.sockets(name)
-	var err error
-	if file.Listen, err = held.tcp(); err != nil {
-		return file, Node{}, err
-	}
-	if file.GossipListen, err = held.both(); err != nil {
-		return file, Node{}, err
-	}
+	file.Listen, file.GossipListen = at.listen, at.gossip
 	node := Node{
 		Name: name, Witness: witness,
 		Config:        filepath.Join(dir, "node.toml"),
 		Log:           filepath.Join(dir, "log"),
 		ControlSocket: file.ControlSocket, Listen: file.Listen, Gossip: file.GossipListen,
 	}
+	if l.state.Net != nil {
+		node.Namespace = l.state.Net.ns(name)
+		file.AllowNetwork = true // nobody is on that network but the lab
+	}
 	if !witness {
-		if file.NBDListen, err = held.tcp(); err != nil {
-			return file, Node{}, err
-		}
+		file.NBDListen = at.nbd
 		node.NBDUnixURI = unixURI(l.state.Resource, file.NBDUnix)
 		node.NBDTCPURI = "nbd://" + file.NBDListen + "/" + l.state.Resource
 		node.DataPath = filepath.Join(dir, l.state.Resource+".img")
 		node.MetaPath = filepath.Join(dir, l.state.Resource+".meta")
 	}
-	return file, node, nil
+	return file, node
 }
 
 // sockets returns the paths of a node's control socket and NBD socket.

@@ -79,19 +79,44 @@ func startTime(pid int) (uint64, error) {
 
 // parseStat reads the start time out of /proc/PID/stat; a zombie is errGone.
 func parseStat(b []byte) (uint64, error) {
-	// The second field is the program's name in parentheses and may itself hold any byte.
-	i := bytes.LastIndexByte(b, ')')
-	if i < 0 {
-		return 0, errors.New("/proc/PID/stat does not parse")
-	}
-	f := bytes.Fields(b[i+1:])
-	if len(f) < 20 {
-		return 0, errors.New("/proc/PID/stat does not parse")
+	f, err := statFields(b)
+	if err != nil {
+		return 0, err
 	}
 	if state := string(f[0]); state == "Z" || state == "X" {
 		return 0, errGone
 	}
 	return strconv.ParseUint(string(f[19]), 10, 64)
+}
+
+// statFields returns the fields of /proc/PID/stat from the third, the state, on; at least 20.
+func statFields(b []byte) ([][]byte, error) {
+	// The second field is the program's name in parentheses and may itself hold any byte.
+	i := bytes.LastIndexByte(b, ')')
+	if i < 0 {
+		return nil, errors.New("/proc/PID/stat does not parse")
+	}
+	f := bytes.Fields(b[i+1:])
+	if len(f) < 20 {
+		return nil, errors.New("/proc/PID/stat does not parse")
+	}
+	return f, nil
+}
+
+// stateStopped is the state of a process that a signal stopped.
+const stateStopped = "T"
+
+// processState returns the state of a process, one letter (see proc(5)).
+func processState(pid int) (string, error) {
+	b, err := os.ReadFile(fmt.Sprintf("/proc/%d/stat", pid))
+	if err != nil {
+		return "", err
+	}
+	f, err := statFields(b)
+	if err != nil {
+		return "", err
+	}
+	return string(f[0]), nil
 }
 
 // bootID names the present boot of this machine.
@@ -103,9 +128,9 @@ func bootID() (string, error) {
 	return strings.TrimSpace(string(b)), nil
 }
 
-// spawn starts command in a session of its own with its output appended to log. The caller waits
-// for it.
-func spawn(command []string, log string) (*exec.Cmd, error) {
+// spawn starts command in a session of its own with its output appended to log, in the network
+// namespace ns or, where that is empty, in this process's. The caller waits for it.
+func spawn(command []string, log, ns string) (*exec.Cmd, error) {
 	out, err := os.OpenFile(log, os.O_CREATE|os.O_WRONLY|os.O_APPEND, 0o600)
 	if err != nil {
 		return nil, fmt.Errorf("start node: %w", err)
@@ -115,7 +140,12 @@ func spawn(command []string, log string) (*exec.Cmd, error) {
 	cmd.Stdout, cmd.Stderr = out, out
 	cmd.Dir = "/"
 	cmd.SysProcAttr = &syscall.SysProcAttr{Setsid: true}
-	if err := cmd.Start(); err != nil {
+	if ns == "" {
+		err = cmd.Start()
+	} else {
+		err = inNS(ns, cmd.Start) // a process begins in the namespace of the thread that made it
+	}
+	if err != nil {
 		return nil, fmt.Errorf("start node: %w", err)
 	}
 	return cmd, nil

@@ -24,6 +24,7 @@ type State struct {
 	RuntimeDir string   `json:"runtime_dir,omitempty"` // of the sockets, where Dir is too long
 	BootID     string   `json:"boot_id"`               // in which the processes were started
 	Nodes      []Node   `json:"nodes"`
+	Net        *Network `json:"net,omitempty"` // nil: the loopback interface
 }
 
 // Node is one process of a lab and where to reach it.
@@ -37,6 +38,7 @@ type Node struct {
 	ControlSocket string `json:"control_socket"`
 	Listen        string `json:"listen"`
 	Gossip        string `json:"gossip"`
+	Namespace     string `json:"namespace,omitempty"` // empty: the machine's own
 	// The rest is empty for a witness.
 	NBDUnixURI string `json:"nbd_unix_uri,omitempty"` // nbd+unix:///r0?socket=...
 	NBDTCPURI  string `json:"nbd_tcp_uri,omitempty"`  // nbd://127.0.0.1:port/r0
@@ -79,6 +81,16 @@ func parseState(dir string, b []byte) (State, error) {
 		if n.PID < 0 || n.PID == 1 {
 			return State{}, fmt.Errorf("lab in %s: node %s has process id %d", dir, n.Name, n.PID)
 		}
+		ns := ""
+		if st.Net != nil {
+			ns = st.Net.ns(n.Name)
+		}
+		if n.Namespace != ns {
+			return State{}, fmt.Errorf("lab in %s: node %s has namespace %q, not %q", dir, n.Name, n.Namespace, ns)
+		}
+	}
+	if st.Net != nil && (st.Net.ID < 1 || st.Net.ID > netNumbers || st.Net.Owner == "") {
+		return State{}, fmt.Errorf("lab in %s: network %d of owner %q", dir, st.Net.ID, st.Net.Owner)
 	}
 	return st, nil
 }

@@ -21,6 +21,9 @@ type Options struct {
 	DataNodes int    // n1, n2, ..., at most 7; 0: 2
 	Witness   bool   // a further node, w, that votes and holds no data
 	Resource  string // empty: r0
+	// Netns gives each node a network namespace, an address and a link of its own, and makes one
+	// more for clients. It needs root. A lab that is started again keeps what it was made with.
+	Netns bool
 	// Command starts a node when "--config FILE" is appended. nil: this executable with "node".
 	Command []string
 	// Configure changes a node's file before it is written, but for its addresses and paths.
@@ -54,6 +57,10 @@ func Up(ctx context.Context, opts Options) (*Lab, error) {
 	st, err := readState(opts.Dir)
 	if err == nil {
 		l := newLab(st, opts.Logf)
+		if opts.Netns && st.Net == nil {
+			return l, control.Errorf(control.CodeExists, "the lab in %s was made without --netns and stays so", opts.Dir).
+				WithHint("lockstep lab up --netns --dir ANOTHER-DIR")
+		}
 		return l, l.resume(ctx)
 	}
 	if !errors.Is(err, ErrNoLab) {
@@ -91,6 +98,9 @@ func (o *Options) complete() error {
 	if o.DataNodes < 1 || o.DataNodes > 7 {
 		return control.Usagef("%d data nodes; a lab has 1 to 7", o.DataNodes)
 	}
+	if o.Netns && os.Geteuid() != 0 {
+		return control.Errorf(control.CodeFailed, "network namespaces need root").WithHint("run the same with sudo, or without --netns")
+	}
 	if o.Dir == "" {
 		return control.Usagef("a lab needs a directory: --dir D")
 	}
@@ -116,7 +126,7 @@ func create(ctx context.Context, opts Options) (*Lab, error) {
 	defer l.mu.Unlock()
 	var held ports
 	defer held.release()
-	if err := l.layout(opts, &held); err != nil {
+	if err := l.claimAndLayout(opts, &held); err != nil {
 		return l, err
 	}
 	held.release()
