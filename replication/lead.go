@@ -32,7 +32,7 @@ func (r *Resource) sessionUp(p *peer, ev *Event) {
 	p.phase, p.session, p.hello, p.closing = phaseUp, ev.Session, ev.Hello, false
 	p.older = ev.Hello.Stamp < p.stamp
 	p.state = ParseDiskState(ev.Hello.State)
-	p.heardAt = r.now
+	p.heardAt, p.frameAt = r.now, r.now
 	r.notice(NoticeConnection, p.node, "connected to %s, disk %s, epoch %d", p.node, p.state, ev.Hello.Epoch)
 }
 
@@ -238,7 +238,7 @@ func (r *Resource) frame(p *peer, ev *Event) {
 		r.dropFrame(ev) // of a session that has ended, or is about to (rule 8)
 		return
 	}
-	p.heardAt = r.now
+	p.heardAt, p.frameAt = r.now, r.now
 	if f.Epoch > 0 && f.Epoch < r.meta.Epoch {
 		mark.Hit("frame-of-old-epoch")
 	}

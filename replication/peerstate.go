@@ -72,7 +72,8 @@ type peer struct {
 	hashKey    [32]byte
 	wireID     uint64        // session id stored by both sides, 0 before it is
 	lostAt     time.Duration // it stopped to follow
-	heardAt    time.Duration
+	heardAt    time.Duration // anything came, or it was asked to follow; it is given up when it is silent for too long since
+	frameAt    time.Duration // anything came
 	progressAt time.Duration // an ack or a hash reply came, or the first frame in a while left
 	flushAt    time.Duration // the tracked flush was sent
 	beaconAt   time.Duration

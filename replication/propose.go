@@ -105,7 +105,14 @@ func (r *Resource) overdue(p *peer) bool {
 	}
 	// A session that is up has more time to come to Follow, but one that comes and goes has not.
 	grace := r.cfg.DropGrace
-	if p.phase != phaseNone {
+	switch {
+	case p.phase == phaseNone:
+	case r.role == roleStarting && p.frameAt < r.roleAt:
+		// The session is a leftover of the time before: whoever is there beacons, and nothing came
+		// since the promotion. Nobody is served until this one is equal or dropped.
+		mark.Hit("silent-since-promotion")
+		grace = max(grace, r.lease())
+	default:
 		grace = r.cfg.PeerTimeout
 	}
 	return r.now-max(p.lostAt, r.roleAt) >= grace
