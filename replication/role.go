@@ -205,9 +205,10 @@ func (r *Resource) advanceRole() {
 	}
 }
 
-// yieldRole gives the role up once the local disk has failed and another member can take over.
+// yieldRole gives the role up once the local disk has failed and another member can take over. One that
+// does not serve yet has nobody to answer: it is as unfit as it would be at its promotion.
 func (r *Resource) yieldRole() {
-	if r.failed && (r.role == rolePrimary || r.role == roleStarting) && r.otherMember() {
+	if r.failed && (r.role == roleStarting || r.role == rolePrimary && r.otherMember()) {
 		mark.Hit("disk-failure-hands-over")
 		r.stop(r.meta.State == Failed) // a disk that merely hangs is not recorded as failed
 	}
