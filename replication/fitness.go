@@ -7,6 +7,7 @@ type Fitness struct {
 	State      DiskState
 	Unclean    bool
 	Failed     bool
+	Hangs      bool   // Failed until this process is gone, because the disk hung: what it holds may be whole
 	Epoch      uint64 // highest stored
 	Generation uint64 // last of its history; 0: none
 	SelfInSet  bool
@@ -21,7 +22,7 @@ type Fitness struct {
 
 // Fitness returns what there is to say at now. It allocates nothing.
 func (r *Resource) Fitness(now time.Duration) Fitness {
-	f := Fitness{State: r.meta.State, Unclean: r.meta.Unclean, Failed: r.failed, Epoch: r.meta.Epoch, SelfInSet: r.selfInSet(),
+	f := Fitness{State: r.meta.State, Unclean: r.meta.Unclean, Failed: r.failed, Hangs: r.hangs(), Epoch: r.meta.Epoch, SelfInSet: r.selfInSet(),
 		Version: r.meta.Version, Starting: r.role == roleStarting, Serving: r.role == rolePrimary,
 		Stopping: r.role == roleStopping || r.role == roleStopped, Heard: -1, Frozen: r.frozen}
 	if n := len(r.meta.Lineage); n > 0 {

@@ -7,7 +7,7 @@ import (
 
 // Status returns a snapshot for people.
 func (r *Resource) Status(now time.Duration) Status {
-	s := Status{Role: "Secondary", IO: "none", State: r.meta.State, Unclean: r.meta.Unclean, Epoch: r.meta.Epoch,
+	s := Status{Role: "Secondary", IO: "none", State: r.meta.State, Unclean: r.meta.Unclean, Hangs: r.hangs(), Epoch: r.meta.Epoch,
 		SizeBytes: r.meta.Size, Held: len(r.held), Gated: len(r.gated), InFlight: r.started.n,
 		LogActive: len(r.log.Active()), SelfInSet: r.selfInSet(), Version: r.meta.Version,
 		Lineage: r.meta.Lineage}

@@ -10,6 +10,7 @@ type Status struct {
 	Reason    string // why IO is not running, a sentence
 	State     DiskState
 	Unclean   bool
+	Hangs     bool // the disk was given up because it hung; what it holds may be whole
 	Epoch     uint64
 	Version   uint64
 	Primary   string

@@ -88,6 +88,9 @@ func (r *Resource) watchDisk() {
 	}
 }
 
+// hangs reports whether the disk was given up because it hung: no later process is bound by that.
+func (r *Resource) hangs() bool { return r.failed && r.meta.State != Failed }
+
 // watchPeer gives a follower up that is silent, or that answers but completes nothing.
 func (r *Resource) watchPeer(p *peer, silent time.Duration) {
 	stalled := r.now - p.progressAt

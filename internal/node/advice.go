@@ -59,6 +59,8 @@ func adviseHere(s situation) []string {
 		return []string{fmt.Sprintf("The replica on %s is not open: %s. Acknowledged data is on the other in-sync replicas (%s). Once the cause is gone it opens by itself.", s.self, s.fault.reason, set(s.rec))}
 	case s.local == nil:
 		return nil
+	case s.local.Hangs:
+		return []string{fmt.Sprintf("The disk of %s hung, and this process does not use it any more. Once it works again, restart the daemon: what the disk took is still there. Until then serve from another in-sync node (%s): lockstep promote %s --on NODE.", s.self, others(s), name)}
 	case s.local.State == replication.Failed:
 		return []string{fmt.Sprintf("The disk of %s failed and is not used again by this replica. Acknowledged data is on: %s. Serve from another node: lockstep promote %s --on NODE.", s.self, others(s), name)}
 	case s.local.State == replication.Diverged && divergence(s.rec, s.local.Lineage, 0) == nil:

@@ -147,7 +147,7 @@ func (b *backend) view(w *worker) view {
 	rep, f := w.open()
 	if rep != nil {
 		st := rep.Status()
-		v.Open, v.Epoch, v.State, v.Unclean, v.Role = true, st.Epoch, st.State.String(), st.Unclean, st.Role
+		v.Open, v.Epoch, v.State, v.Unclean, v.Hangs, v.Role = true, st.Epoch, st.State.String(), st.Unclean, st.Hangs, st.Role
 		v.Lineage = st.Lineage
 		v.Resource = b.describe(rec, w, rep, &st, nil)
 		return v

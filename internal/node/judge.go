@@ -72,17 +72,23 @@ func judgeData(c candidate, mine *quorum.Replica) error {
 }
 
 // judgeUnclean refuses a replica whose host went down with writes that may not have reached its
-// disk, unless every other member has itself said that it is no better. Silence counts as clean.
+// disk, unless every other member has itself said that it is no better. Silence counts as clean, and so
+// does a disk that hangs: what it took is there when it goes on.
 func judgeUnclean(c candidate) error {
 	var better []string
+	hint := "promote %s, or start it and try again"
 	for i := range c.rec.Replicas {
 		r := &c.rec.Replicas[i]
 		if !r.InSet || r.Node == c.self.Node || r.Failed {
 			continue
 		}
 		v, answered := c.others[r.Node]
-		if !answered || !v.Open || !(v.Unclean || v.State == replication.Failed.String()) {
+		failed := v.State == replication.Failed.String() && !v.Hangs
+		if !answered || !v.Open || !v.Unclean && !failed {
 			better = append(better, r.Node)
+			if v.Hangs && len(better) == 1 {
+				hint = "once the disk of %s works again, restart the daemon there"
+			}
 		}
 	}
 	if len(better) == 0 {
@@ -90,7 +96,7 @@ func judgeUnclean(c candidate) error {
 	}
 	return refusedf("the host of %s went down without a clean stop, so its replica may lack writes that were answered but not flushed; %s may have them",
 		c.self.Node, strings.Join(better, ", ")).
-		WithHint("promote %s, or start it and try again", better[0])
+		WithHint(hint, better[0])
 }
 
 // judgeIncumbent judges whether the recorded primary stands in the way.

@@ -54,6 +54,14 @@ func TestJudge(t *testing.T) {
 			c.status.Unclean = true
 			c.others["n1"] = view{Open: true, State: "UpToDate", Unclean: true}
 		}, nil, ""},
+		{"unclean, the disk of the other failed", func(c *candidate) {
+			c.status.Unclean = true
+			c.others["n1"] = view{Open: true, State: "Failed"}
+		}, nil, ""},
+		{"unclean, the disk of the other hangs", func(c *candidate) {
+			c.status.Unclean = true
+			c.others["n1"] = view{Open: true, State: "Failed", Hangs: true}
+		}, control.ErrRefused, "restart the daemon"},
 		{"unclean, the other has no open replica and so has not said anything", func(c *candidate) {
 			c.status.Unclean = true
 			c.others["n1"] = view{Open: false, State: "Failed", Unclean: true}

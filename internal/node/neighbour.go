@@ -57,6 +57,7 @@ type view struct {
 	Epoch   uint64 `json:"epoch"` // highest that the replica has accepted
 	State   string `json:"state"` // disk state
 	Unclean bool   `json:"unclean"`
+	Hangs   bool   `json:"hangs,omitempty"` // Failed because the disk hangs: what it holds may be whole
 	Role    string `json:"role"`
 	// Lineage is the replica's history: generations, oldest first.
 	Lineage []uint64 `json:"lineage,omitempty"`

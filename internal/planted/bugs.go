@@ -57,6 +57,7 @@ const (
 	UncleanAfterBoot                 // the new boot id is stored before the unclean mark
 	UncleanPreferred                 // the coordinator does not look at the unclean mark
 	SilenceIsUnclean                 // the silence of other members counts as unclean
+	HangIsFailure                    // a member whose disk hangs counts as failed when an unclean one is weighed
 	UncleanClearedAtStart            // the unclean mark is cleared when the replica follows, not when it was made equal
 	UnstableDropped                  // blocks acknowledged and not flushed are forgotten when a session ends
 	FlushCoversLater                 // a flush makes stable what was acknowledged after it was sent
@@ -178,6 +179,7 @@ var infos = [end]Info{
 	UncleanAfterBoot:             {"UncleanAfterBoot", 9, "the new boot id is stored before the unclean mark"},
 	UncleanPreferred:             {"UncleanPreferred", 9, "the coordinator does not look at the unclean mark"},
 	SilenceIsUnclean:             {"SilenceIsUnclean", 9, "the silence of other members counts as unclean"},
+	HangIsFailure:                {"HangIsFailure", 9, "a member whose disk hangs counts as failed when an unclean one is weighed"},
 	UncleanClearedAtStart:        {"UncleanClearedAtStart", 9, "the unclean mark is cleared when the replica follows, not when it was made equal"},
 	UnstableDropped:              {"UnstableDropped", 10, "blocks acknowledged and not flushed are forgotten when a session ends"},
 	FlushCoversLater:             {"FlushCoversLater", 10, "a flush makes stable what was acknowledged after it was sent"},

@@ -123,7 +123,7 @@ func (p *Proc) report() {
 func (p *Proc) describe(r *coordinator.Report) {
 	f := p.core.Fitness(p.h.clock())
 	r.Incumbent = p.self()
-	r.DiskState, r.Unclean, r.Failed, r.Epoch, r.Generation = f.State.String(), f.Unclean, f.Failed, f.Epoch, f.Generation
+	r.DiskState, r.Unclean, r.Failed, r.Hangs, r.Epoch, r.Generation = f.State.String(), f.Unclean, f.Failed, f.Hangs, f.Epoch, f.Generation
 	r.InSet, r.HeardPrimary, r.Frozen, r.CannotDrop = f.SelfInSet, f.Heard, f.Frozen, f.CannotDrop
 	r.Role = coordinator.RoleSecondary
 	switch {

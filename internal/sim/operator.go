@@ -74,7 +74,7 @@ func (w *World) noneBetter(rec *quorum.Resource, h *Host) bool {
 		if o == nil || o.core == nil || o.paused {
 			return false
 		}
-		if f := o.core.Fitness(0); !f.Unclean && !f.Failed {
+		if f := o.core.Fitness(0); !f.Unclean && (!f.Failed || f.Hangs) {
 			return false
 		}
 	}
@@ -204,6 +204,11 @@ func (w *World) restore(f Fault, h *Host) {
 	h.meta = h.snapMeta.Clone()
 	h.restored = true
 	h.epoch = 0
+}
+
+// hungOnly reports whether the process on h gave its disk up only because it hung.
+func (h *Host) hungOnly() bool {
+	return h.proc != nil && h.proc.core != nil && h.proc.core.Fitness(h.clock()).Hangs
 }
 
 // setLease changes the policy.

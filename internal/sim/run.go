@@ -273,16 +273,17 @@ func (w *World) unrest(broken []*Host) string {
 func (w *World) allFailed() bool {
 	for i := range w.truth.Replicas {
 		r := &w.truth.Replicas[i]
-		if h := w.hostNamed(r.Node); r.InSet && !r.Failed && r.Instance == h.instance && !h.failing() {
+		if h := w.hostNamed(r.Node); r.InSet && !r.Failed && r.Instance == h.instance && (!h.failing() || h.hungOnly()) {
 			return false
 		}
 	}
 	return true
 }
 
-// care is what an attentive operator does in a cluster that is well again: he lifts holds, replaces
-// disks that failed, and gives copies up that diverged.
+// care is what an attentive operator does in a cluster that is well again: he lifts holds, restarts
+// daemons whose disk hung, replaces disks that failed, and gives copies up that diverged.
 func (w *World) care(broken []*Host) {
+	w.restartHung(broken)
 	p := w.serving()
 	if p == nil {
 		w.careForRole(broken)
@@ -294,7 +295,7 @@ func (w *World) care(broken []*Host) {
 			continue
 		}
 		switch st := q.core.Fitness(h.clock()); {
-		case w.replaceable(h, st.Failed):
+		case w.replaceable(h, st.Failed && !st.Hangs):
 			w.note(h, kindFault, "an operator replaces its disk")
 			w.replaceDisk(h)
 			h.powerOn()
@@ -302,6 +303,20 @@ func (w *World) care(broken []*Host) {
 			w.note(h, kindFault, "an operator gives its copy up")
 			q.step(&replication.Event{Kind: replication.EvDiscard})
 		}
+	}
+}
+
+// restartHung ends processes that gave their disk up because it hung: it works again, and the next
+// process finds on it what it took. A member is left to the cluster for a while.
+func (w *World) restartHung(broken []*Host) {
+	for _, h := range w.hosts {
+		r := w.truth.Replica(h.name)
+		if r == nil || r.Failed || !h.hungOnly() || h.faults.hang || slices.Contains(broken, h) || r.InSet && w.now < w.end+10*time.Second {
+			continue
+		}
+		w.note(h, kindFault, "an operator restarts its daemon")
+		h.kill()
+		h.start()
 	}
 }
 

@@ -44,7 +44,7 @@
 // UpToDate, of the record's history, not behind in the ledger, not about to stop, not about to be
 // turned off, and has said all that within ReportStale. An unclean replica is fit only if every
 // other member has itself said so recently that it is unclean or failed: silence counts as clean
-// (safety rule 9). Of several: clean before unclean, one that was not just tried in vain, the higher
+// (safety rule 9), and so does a disk that hangs. Of several: clean before unclean, one that was not just tried in vain, the higher
 // priority, the higher stored epoch, the node of the recorded primary, the name. If the last word of
 // a member is older than the record, the choice waits up to two ReportInterval for its next one.
 //

@@ -101,7 +101,8 @@ type Report struct {
 	Role       Role   `json:"role"`
 	DiskState  string `json:"disk_state"` // "" without an open replica
 	Unclean    bool   `json:"unclean"`
-	Failed     bool   `json:"failed"`     // its disk failed
+	Failed     bool   `json:"failed"`     // its disk failed, or hangs
+	Hangs      bool   `json:"hangs"`      // it merely hangs: the next process may find it whole
 	Epoch      uint64 `json:"epoch"`      // the highest that it has stored
 	Generation uint64 `json:"generation"` // the last of its own lineage; 0: none
 	InSet      bool   `json:"in_set"`     // by its own ledger copy

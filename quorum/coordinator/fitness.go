@@ -103,7 +103,8 @@ func unclean(rep *Report) bool { return rep.Unclean && !planted.On(planted.Uncle
 
 // mayHaveMore reports whether any other member may hold acknowledged writes that the unclean
 // replica i lacks. Each one may, unless it has itself said recently that it is unclean or failed,
-// or the record says so: of the silent ones nothing is known, so they count as clean (rule 9).
+// or the record says so: of the silent ones nothing is known, so they count as clean (rule 9). A disk
+// that hangs has not failed for good: what it took is there when it goes on.
 func (c *Coordinator) mayHaveMore(r *quorum.Resource, w *watch, i int) bool {
 	for j := range r.Replicas {
 		other := &r.Replicas[j]
@@ -117,7 +118,8 @@ func (c *Coordinator) mayHaveMore(r *quorum.Resource, w *watch, i int) bool {
 			}
 			return true
 		}
-		if !h.Unclean && !h.Failed && h.DiskState != DiskFailed || h.Incumbent.Instance != other.Instance {
+		failed := (h.Failed || h.DiskState == DiskFailed) && (!h.Hangs || planted.On(planted.HangIsFailure))
+		if !h.Unclean && !failed || h.Incumbent.Instance != other.Instance {
 			return true
 		}
 	}

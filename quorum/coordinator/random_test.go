@@ -105,7 +105,7 @@ func (o *oracle) checkPromote(p *quorum.Promote) {
 			if !other.InSet || other.Failed || other.Node == c.Node {
 				continue
 			}
-			if s := o.recent(other.Node); s == nil || !s.Unclean && !s.Failed && s.DiskState != DiskFailed {
+			if s := o.recent(other.Node); s == nil || !s.Unclean && (s.Hangs || !s.Failed && s.DiskState != DiskFailed) {
 				o.fail("%s is unclean, and %s may have what it lacks: %+v", c, other.Node, s)
 			}
 		}
@@ -179,6 +179,8 @@ func (o *oracle) happen() {
 		h := o.some("A", "B", "C")
 		h.unclean, h.leaving = rapid.Bool().Draw(rt, "unclean"), rapid.Bool().Draw(rt, "leaving")
 		h.disk = rapid.SampledFrom([]string{DiskUpToDate, DiskUpToDate, "Outdated", DiskFailed, ""}).Draw(rt, "disk")
+		h.hangs = rapid.Bool().Draw(rt, "hangs")
+		h.failed = h.hangs
 	case 10:
 		o.some("A", "B", "C").epoch += rapid.Uint64Range(0, 3).Draw(rt, "epoch")
 	case 11:

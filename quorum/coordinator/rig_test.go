@@ -25,6 +25,7 @@ type host struct {
 	disk      string
 	unclean   bool
 	failed    bool
+	hangs     bool
 	leaving   bool
 	refuses   bool // it does not become primary, whatever the ledger says
 	stuck     bool // as primary: frozen, and its Drop reaches nobody
@@ -291,7 +292,8 @@ func (g *rig) says(h *host) Report {
 	if p == nil {
 		return rep
 	}
-	rep.Role, rep.DiskState, rep.Unclean, rep.Failed, rep.Leaving = RoleSecondary, h.disk, h.unclean, h.failed, h.leaving
+	rep.Role, rep.DiskState, rep.Unclean, rep.Leaving = RoleSecondary, h.disk, h.unclean, h.leaving
+	rep.Failed, rep.Hangs = h.failed, h.hangs
 	rep.Epoch, rep.InSet = h.epoch, p.InSet
 	if len(r.Lineage) > 0 {
 		rep.Generation = r.Lineage[len(r.Lineage)-1]
