@@ -211,9 +211,7 @@ func (s *session) deliver(end int) {
 		return // unclog calls again
 	}
 	s.busy[end] = true
-	w.after(s.queue[end][0].due-w.now, func() {
-		s.procs[end].run(func() { s.arrive(end) })
-	})
+	s.procs[end].into(s.queue[end][0].due-w.now, func() { s.arrive(end) })
 }
 
 func (s *session) unclog() {

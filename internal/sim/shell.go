@@ -55,9 +55,7 @@ type localIO struct {
 }
 
 // into schedules do for p. It is dropped when p is dead by then, and waits while p is paused.
-func (p *Proc) into(d time.Duration, do func()) {
-	p.w.after(d, func() { p.run(do) })
-}
+func (p *Proc) into(d time.Duration, do func()) { p.w.schedule(d, p, do) }
 
 func (p *Proc) run(do func()) {
 	switch {

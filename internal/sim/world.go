@@ -1,7 +1,6 @@
 package sim
 
 import (
-	"container/heap"
 	"fmt"
 	"math/rand/v2"
 	"time"
@@ -78,29 +77,55 @@ type valueInfo struct {
 type event struct {
 	at  time.Duration
 	seq uint64
+	p   *Proc // whose event it is, nil for the world's: see Proc.run
 	do  func()
 }
 
+func (e *event) before(o *event) bool { return e.at < o.at || e.at == o.at && e.seq < o.seq }
+
+// eventHeap is a binary heap with the next event at 0. It is not container/heap, which takes and
+// gives an event as an interface, and so allocates each of them twice.
 type eventHeap []event
 
-func (h eventHeap) Len() int { return len(h) }
-func (h eventHeap) Less(i, j int) bool {
-	return h[i].at < h[j].at || h[i].at == h[j].at && h[i].seq < h[j].seq
+func (h *eventHeap) push(e event) {
+	s := append(*h, e)
+	i := len(s) - 1
+	for i > 0 {
+		up := (i - 1) / 2
+		if !e.before(&s[up]) {
+			break
+		}
+		s[i], i = s[up], up
+	}
+	s[i], *h = e, s
 }
-func (h eventHeap) Swap(i, j int) { h[i], h[j] = h[j], h[i] }
-func (h *eventHeap) Push(x any)   { *h = append(*h, x.(event)) }
-func (h *eventHeap) Pop() any {
-	old := *h
-	x := old[len(old)-1]
-	old[len(old)-1] = event{}
-	*h = old[:len(old)-1]
-	return x
+
+func (h *eventHeap) pop() event {
+	s := *h
+	n := len(s) - 1
+	first, e := s[0], s[n] // e looks for its place from the top
+	for i := 0; ; {
+		down := 2*i + 1
+		if down+1 < n && s[down+1].before(&s[down]) {
+			down++
+		}
+		if down >= n || !s[down].before(&e) {
+			s[i] = e
+			break
+		}
+		s[i], i = s[down], down
+	}
+	s[n] = event{}
+	*h = s[:n]
+	return first
 }
 
 // after schedules do.
-func (w *World) after(d time.Duration, do func()) {
+func (w *World) after(d time.Duration, do func()) { w.schedule(d, nil, do) }
+
+func (w *World) schedule(d time.Duration, p *Proc, do func()) {
 	w.seq++
-	heap.Push(&w.events, event{at: w.now + max(d, 0), seq: w.seq, do: do})
+	w.events.push(event{at: w.now + max(d, 0), seq: w.seq, p: p, do: do})
 }
 
 // between draws a duration.
@@ -122,7 +147,7 @@ func (w *World) step() bool {
 	if w.failure != nil || len(w.events) == 0 {
 		return false
 	}
-	e := heap.Pop(&w.events).(event)
+	e := w.events.pop()
 	if e.at > w.now {
 		w.now = e.at
 	}
@@ -130,7 +155,11 @@ func (w *World) step() bool {
 		w.fail("more than %d events: something goes round in circles", maxEvents)
 		return false
 	}
-	e.do()
+	if e.p != nil {
+		e.p.run(e.do)
+	} else {
+		e.do()
+	}
 	w.steps++
 	if w.steps%64 == 0 {
 		w.checkEqual()
