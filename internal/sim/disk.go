@@ -4,6 +4,7 @@ import (
 	"fmt"
 	"iter"
 	"math/bits"
+	"slices"
 
 	"github.com/lockstep-ha/lockstep/bitmap"
 )
@@ -134,7 +135,9 @@ func maskOf(lo, hi int) uint8 { return uint8(1<<hi - 1<<lo) }
 // Read appends the value of each sector of e to out, as reads see them.
 func (d *Disk) Read(e bitmap.Extent, out []uint64) []uint64 {
 	var zeros [blockSectors]uint64
-	for first, end := d.sectors(e); first < end; {
+	first, end := d.sectors(e)
+	out = slices.Grow(out, int(end-first))
+	for first < end {
 		block, lo, hi := inBlock(first, end)
 		if p := d.page(block); p != nil {
 			out = append(out, p.cache[lo:hi]...)

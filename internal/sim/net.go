@@ -186,7 +186,7 @@ func (p *Proc) send(a *replication.Action) {
 		}
 		pk.bytes = wire.AppendHeaderSum(make([]byte, 0, wire.HeaderSize), &f, int(f.Payload), 0)
 		if a.ID != 0 && f.Payload > 0 {
-			pk.vals = slices.Clone(p.slot(a.ID).vals)
+			pk.vals = p.slot(a.ID).vals // replaced there at times, never changed
 		}
 		if f.Payload > 0 && pk.vals == nil {
 			p.w.fail("%s sends %s %v without its payload", p.h.name, f.Type, f.Extent)

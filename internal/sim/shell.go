@@ -237,9 +237,9 @@ func (p *Proc) perform(io *localIO) *replication.Event {
 		p.slot(a.ID).vals = vals
 		ev.Zero = !slices.ContainsFunc(vals, func(v uint64) bool { return v != 0 })
 	case replication.ActLocalHash:
-		p.slot(a.ID).vals = hashBlocks(d.Read(a.Ext, nil), a.HashKey)
+		p.slot(a.ID).vals = p.hashes(a)
 	case replication.ActLocalCompare:
-		ev.Diff = compareBlocks(hashBlocks(d.Read(a.Ext, nil), a.HashKey), p.slot(a.ID).vals)
+		ev.Diff = compareBlocks(p.hashes(a), p.slot(a.ID).vals)
 	case replication.ActLocalWrite:
 		ev.Err = p.write(io, p.slot(a.ID).vals)
 	case replication.ActLocalZeroes, replication.ActLocalTrim:
@@ -283,6 +283,13 @@ func (p *Proc) write(io *localIO, vals []uint64) error {
 	}
 	d.Write(a.Ext, vals)
 	return nil
+}
+
+// hashes reads what a is about and returns the hash of each block.
+func (p *Proc) hashes(a *replication.Action) []uint64 {
+	w := p.w
+	w.hashed = p.h.disk.Read(a.Ext, w.hashed[:0])
+	return hashBlocks(w.hashed, a.HashKey)
 }
 
 // hashBlocks returns the model's keyed hash of each block. Without a key, values that differ only in

@@ -49,6 +49,7 @@ type World struct {
 	illegal string        // a fault happened under which anything may be lost: why
 	forced  []forcedEpoch // in order
 	rots    map[uint64]*Host
+	hashed  []uint64       // memory for what Proc.hashes reads
 	hurt    [maxHosts]bool // a fault of the plan may have made the disk of that host fail
 }
 
