@@ -29,6 +29,7 @@ type Proc struct {
 	slots   []slot               // by ID.Index
 	out     []replication.Action // kept from step to step
 	io      []*localIO
+	idle    []*localIO // that have ended, to be used again
 	saves   []replication.Action
 	saving  bool
 	doors   int // how often clients were closed
@@ -48,10 +49,12 @@ type slot struct {
 // localIO is a local I/O under way.
 type localIO struct {
 	a       replication.Action
-	early   *replication.Event // its effect came at its beginning
-	old     []uint64           // what a read-modify-write read at its beginning
+	ev      replication.Event // that reports it, once it has had its effect
+	early   bool              // it had that at its beginning
+	old     []uint64          // what a read-modify-write read at its beginning
 	mark    SyncMark
-	pending bool // its time came while the disk hung
+	pending bool   // its time came while the disk hung
+	end     func() // its time has come
 }
 
 // into schedules do for p. It is dropped when p is dead by then, and waits while p is paused.
@@ -182,18 +185,31 @@ func (p *Proc) act(a *replication.Action) {
 	}
 }
 
+// newIO returns a place for a local I/O.
+func (p *Proc) newIO() *localIO {
+	if n := len(p.idle); n > 0 {
+		io := p.idle[n-1]
+		p.idle = p.idle[:n-1]
+		return io
+	}
+	io := &localIO{}
+	io.end = func() { p.endIO(io) }
+	return io
+}
+
 // beginIO starts a local I/O. Its effect comes at its beginning or at its end.
 func (p *Proc) beginIO(a *replication.Action) {
-	io := &localIO{a: *a, mark: p.h.disk.BeginSync()}
+	io := p.newIO()
+	io.a, io.mark = *a, p.h.disk.BeginSync()
 	p.io = append(p.io, io)
 	if sub := p.w.Config.SubBlock; sub && a.Kind == replication.ActLocalWrite {
 		io.old = p.h.disk.Read(a.Ext.RoundOut(bitmap.BlockSize), nil)
 	}
 	if a.Kind != replication.ActLocalSync && p.w.chance(1, 2) && !p.h.faults.hang {
-		io.early = p.perform(io)
+		io.early = true
+		p.perform(io)
 	}
-	d := p.w.between(20*time.Microsecond, p.w.Config.SlowDisk+p.h.faults.slow)
-	p.into(d, func() { p.endIO(io) })
+	p.into(p.w.between(20*time.Microsecond, p.w.Config.SlowDisk+p.h.faults.slow), io.end)
 }
 
 func (p *Proc) endIO(io *localIO) {
@@ -203,11 +219,12 @@ func (p *Proc) endIO(io *localIO) {
 	}
 	i := slices.Index(p.io, io)
 	p.io = slices.Delete(p.io, i, i+1)
-	ev := io.early
-	if ev == nil {
-		ev = p.perform(io)
+	if !io.early {
+		p.perform(io)
 	}
-	p.step(ev)
+	p.step(&io.ev)
+	*io = localIO{end: io.end}
+	p.idle = append(p.idle, io)
 }
 
 // unhang lets the disk complete what hung.
@@ -215,21 +232,21 @@ func (p *Proc) unhang() {
 	for _, io := range slices.Clone(p.io) {
 		if io.pending {
 			io.pending = false
-			p.into(p.w.between(0, 2*time.Millisecond), func() { p.endIO(io) })
+			p.into(p.w.between(0, 2*time.Millisecond), io.end)
 		}
 	}
 	p.nextSave()
 }
 
-// perform does a local I/O and returns the event that reports it.
-func (p *Proc) perform(io *localIO) *replication.Event {
-	a, d := &io.a, p.h.disk
-	ev := &replication.Event{Kind: replication.EvLocalDone, ID: a.ID}
+// perform does a local I/O and fills the event in that reports it.
+func (p *Proc) perform(io *localIO) {
+	a, d, ev := &io.a, p.h.disk, &io.ev
+	ev.Kind, ev.ID = replication.EvLocalDone, a.ID
 	f := &p.h.faults
 	if f.failIO > 0 && a.Kind != replication.ActLocalSync {
 		f.failIO--
 		ev.Err = fmt.Errorf("model: %w", syscall.EIO)
-		return ev
+		return
 	}
 	switch a.Kind {
 	case replication.ActLocalRead:
@@ -249,14 +266,13 @@ func (p *Proc) perform(io *localIO) *replication.Event {
 			f.failSync--
 			d.FailSync(p.w.net)
 			ev.Err = fmt.Errorf("model: %w", syscall.EIO)
-			return ev
+			return
 		}
 		d.EndSync(io.mark)
 	}
 	if a.Flags&replication.FlagFUA != 0 && ev.Err == nil {
 		d.Stabilise(a.Ext)
 	}
-	return ev
 }
 
 // write writes vals, as the disk of the day does it.
@@ -326,7 +342,7 @@ func compareBlocks(mine, theirs []uint64) *replication.Diff {
 // operation, a part, or nothing.
 func (p *Proc) cutOffIO() {
 	for _, io := range p.io {
-		if io.early != nil || p.w.chance(1, 3) {
+		if io.early || p.w.chance(1, 3) {
 			continue
 		}
 		switch a := &io.a; a.Kind {
