@@ -1,6 +1,7 @@
 package sim
 
 import (
+	"cmp"
 	"fmt"
 	"slices"
 	"strings"
@@ -26,10 +27,10 @@ import (
 //   - What a cell held at the beginning is one value. One that was read, and that no write explains,
 //     it must be; failing that each that was read is tried; failing that any will do.
 //
-// Cells are small, ten to a hundred operations with a few open at a time, so the search is short and
-// has no time limit: what it says is exact. An era in which more than mostOpen writes stay open, or
-// more than mostAtOnce operations are under way at once, is left to what Done found out: the search
-// would be exponential in them.
+// Cells are small, ten to a hundred operations with a few open at a time, and only where operations
+// overlap is there an order to search for. So the search is short and has no time limit: what it says
+// is exact. A stretch in which more than mostOpen writes stay open, or more than mostAtOnce operations
+// are under way at once, is left to what Done found out: the search would be exponential in them.
 func (h *History) Check() error {
 	k := histChecker{h: h}
 	for _, c := range h.cells {
@@ -67,22 +68,27 @@ const (
 	registerMaybe // a write, or nothing
 )
 
+// step returns what the sector holds after op, nil if op cannot have come now.
+func (s *registerState) step(op *registerOp) *registerState {
+	switch {
+	case op.kind == registerMaybe && s.value != op.after.value:
+		return &registerState{s.value, s.maybe | op.bit}
+	case op.kind == registerMaybe:
+		return s
+	case op.kind == registerRead && s.value != op.after.value && s.maybe&op.bit == 0:
+		return nil
+	}
+	return op.after
+}
+
 // registerModel is one sector that holds first.
 func registerModel(first *registerState) porcupine.Model {
 	return porcupine.Model{
 		Init:  func() any { return first },
 		Equal: func(a, b any) bool { return *a.(*registerState) == *b.(*registerState) },
 		Step: func(state, input, _ any) (bool, any) {
-			s, op := state.(*registerState), input.(*registerOp)
-			switch {
-			case op.kind == registerMaybe && s.value != op.after.value:
-				return true, &registerState{s.value, s.maybe | op.bit}
-			case op.kind == registerMaybe:
-				return true, state
-			case op.kind == registerRead && s.value != op.after.value && s.maybe&op.bit == 0:
-				return false, state
-			}
-			return true, op.after
+			after := state.(*registerState).step(input.(*registerOp))
+			return after != nil, after
 		},
 	}
 }
@@ -95,7 +101,6 @@ type histChecker struct {
 	inputs  []registerOp
 	history []porcupine.Operation
 	bits    int // given to values
-	open    int // operations that stay open
 	edges   []int64
 }
 
@@ -104,10 +109,47 @@ const (
 	mostAtOnce = 9
 )
 
-// crowd returns the largest number of operations that are under way at once.
-func (k *histChecker) crowd() int {
+// ordered reports whether there is an order for k.history in a sector that holds what it says.
+//
+// Most operations overlap no other one. Their place in the order is known, and after such a write the
+// sector holds one value, whatever came before: a search, where one is needed, goes no further.
+func (k *histChecker) ordered(holds *registerState) bool {
+	slices.SortFunc(k.history, func(a, b porcupine.Operation) int { return cmp.Compare(a.Call, b.Call) })
+	begin := 0 // of what is not judged yet
+	for i := 0; i < len(k.history); {
+		op, over, next := k.history[i].Input.(*registerOp), k.history[i].Return, i+1
+		for ; next < len(k.history) && k.history[next].Call <= over; next++ {
+			over = max(over, k.history[next].Return)
+		}
+		switch alone := next == i+1; {
+		case alone && op.kind == registerWrite:
+			if !k.search(holds, k.history[begin:i]) {
+				return false
+			}
+			holds, begin = op.after, next
+		case alone && begin == i:
+			if holds = holds.step(op); holds == nil {
+				return false
+			}
+			begin = next
+		}
+		i = next
+	}
+	return k.search(holds, k.history[begin:])
+}
+
+// search reports whether porcupine finds an order for a stretch of the history, or is not to try.
+func (k *histChecker) search(holds *registerState, stretch []porcupine.Operation) bool {
+	return len(stretch) == 0 || k.crowded(stretch) || porcupine.CheckOperations(registerModel(holds), stretch)
+}
+
+func (k *histChecker) crowded(stretch []porcupine.Operation) bool {
 	k.edges = k.edges[:0]
-	for _, o := range k.history {
+	open := 0
+	for _, o := range stretch {
+		if o.Return == int64(seqNever) {
+			open++
+		}
 		k.edges = append(k.edges, 2*o.Call+1, 2*o.Return) // of one moment, ends come first
 	}
 	slices.Sort(k.edges)
@@ -119,7 +161,7 @@ func (k *histChecker) crowd() int {
 			most = now
 		}
 	}
-	return most
+	return open > mostOpen || most > mostAtOnce
 }
 
 // eraValue is a value that occurs in an era.
@@ -139,7 +181,7 @@ func (k *histChecker) check(c *histCell, e *era) error {
 	if len(e.reads) == 0 {
 		return nil
 	}
-	k.values, k.history, k.bits, k.open = k.values[:0], k.history[:0], 0, 0
+	k.values, k.history, k.bits = k.values[:0], k.history[:0], 0
 	for i := range e.sources {
 		v := k.value(e.sources[i].value)
 		v.sources++
@@ -163,16 +205,13 @@ func (k *histChecker) check(c *histCell, e *era) error {
 		o := &k.h.ops[r.op]
 		k.add(registerRead, k.index(r.value), max(o.begin, e.start), o.end)
 	}
-	if k.open > mostOpen || k.crowd() > mostAtOnce {
-		return nil
-	}
 	best := notBase
 	for i := range e.sources {
 		best = max(best, k.rank(&e.sources[i]))
 	}
 	for i := range e.sources {
 		x := &e.sources[i]
-		if k.rank(x) == best && porcupine.CheckOperations(registerModel(&k.states[k.index(x.value)]), k.history) {
+		if k.rank(x) == best && k.ordered(&k.states[k.index(x.value)]) {
 			return nil
 		}
 	}
@@ -194,9 +233,6 @@ func (k *histChecker) index(v uint64) int {
 func (k *histChecker) value(v uint64) *eraValue { return &k.values[k.index(v)] }
 
 func (k *histChecker) add(kind registerKind, value int, call, end histSeq) {
-	if end == seqNever {
-		k.open++
-	}
 	k.inputs = append(k.inputs, registerOp{kind, k.values[value].bit, &k.states[value]})
 	k.history = append(k.history, porcupine.Operation{
 		Input: &k.inputs[len(k.inputs)-1], Call: int64(call), Return: int64(end),
