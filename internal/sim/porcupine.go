@@ -46,8 +46,8 @@ func (h *History) Check() error {
 	return nil
 }
 
-// registerState is what a sector may hold. States and inputs go into interfaces; pointers to what is
-// there already cost no allocation.
+// registerState is what a sector may hold. States and operations go into interfaces; pointers to what
+// is there already cost no allocation.
 type registerState struct {
 	value int    // index of a value
 	maybe uint64 // bits of the shared values that it may hold instead
@@ -58,6 +58,8 @@ type registerOp struct {
 	kind  registerKind
 	bit   uint64         // of the value, if it is shared and in doubt; else 0
 	after *registerState // the sector holds the value, for certain
+
+	call, end histSeq
 }
 
 type registerKind uint8
@@ -97,33 +99,29 @@ func registerModel(first *registerState) porcupine.Model {
 type histChecker struct {
 	h       *History
 	values  []eraValue
-	states  []registerState // of the values; neither these nor inputs move while history points there
-	inputs  []registerOp
-	history []porcupine.Operation
+	places  []int           // in values: of the sources of an era, then of its reads
+	states  []registerState // of the values; these do not move while ops point there
+	ops     []registerOp
+	stretch []porcupine.Operation
 	bits    int // given to values
 	edges   []int64
 }
 
-const (
-	mostOpen   = 6
-	mostAtOnce = 9
-)
-
-// ordered reports whether there is an order for k.history in a sector that holds what it says.
+// ordered reports whether there is an order for k.ops in a sector that holds what it says.
 //
 // Most operations overlap no other one. Their place in the order is known, and after such a write the
 // sector holds one value, whatever came before: a search, where one is needed, goes no further.
 func (k *histChecker) ordered(holds *registerState) bool {
-	slices.SortFunc(k.history, func(a, b porcupine.Operation) int { return cmp.Compare(a.Call, b.Call) })
+	slices.SortFunc(k.ops, func(a, b registerOp) int { return cmp.Compare(a.call, b.call) })
 	begin := 0 // of what is not judged yet
-	for i := 0; i < len(k.history); {
-		op, over, next := k.history[i].Input.(*registerOp), k.history[i].Return, i+1
-		for ; next < len(k.history) && k.history[next].Call <= over; next++ {
-			over = max(over, k.history[next].Return)
+	for i := 0; i < len(k.ops); {
+		op, over, next := &k.ops[i], k.ops[i].end, i+1
+		for ; next < len(k.ops) && k.ops[next].call <= over; next++ {
+			over = max(over, k.ops[next].end)
 		}
 		switch alone := next == i+1; {
 		case alone && op.kind == registerWrite:
-			if !k.search(holds, k.history[begin:i]) {
+			if !k.search(holds, k.ops[begin:i]) {
 				return false
 			}
 			holds, begin = op.after, next
@@ -135,22 +133,35 @@ func (k *histChecker) ordered(holds *registerState) bool {
 		}
 		i = next
 	}
-	return k.search(holds, k.history[begin:])
+	return k.search(holds, k.ops[begin:])
 }
 
-// search reports whether porcupine finds an order for a stretch of the history, or is not to try.
-func (k *histChecker) search(holds *registerState, stretch []porcupine.Operation) bool {
-	return len(stretch) == 0 || k.crowded(stretch) || porcupine.CheckOperations(registerModel(holds), stretch)
+// search reports whether porcupine finds an order for ops, or is not to try.
+func (k *histChecker) search(holds *registerState, ops []registerOp) bool {
+	if len(ops) == 0 || k.crowded(ops) {
+		return true
+	}
+	k.stretch = k.stretch[:0]
+	for i := range ops {
+		o := &ops[i]
+		k.stretch = append(k.stretch, porcupine.Operation{Input: o, Call: int64(o.call), Return: int64(o.end)})
+	}
+	return porcupine.CheckOperations(registerModel(holds), k.stretch)
 }
 
-func (k *histChecker) crowded(stretch []porcupine.Operation) bool {
+const (
+	mostOpen   = 6
+	mostAtOnce = 9
+)
+
+func (k *histChecker) crowded(ops []registerOp) bool {
 	k.edges = k.edges[:0]
 	open := 0
-	for _, o := range stretch {
-		if o.Return == int64(seqNever) {
+	for i := range ops {
+		if ops[i].end == seqNever {
 			open++
 		}
-		k.edges = append(k.edges, 2*o.Call+1, 2*o.Return) // of one moment, ends come first
+		k.edges = append(k.edges, 2*int64(ops[i].call)+1, 2*int64(ops[i].end)) // of one moment, ends come first
 	}
 	slices.Sort(k.edges)
 	most, now := 0, 0
@@ -181,7 +192,7 @@ func (k *histChecker) check(c *histCell, e *era) error {
 	if len(e.reads) == 0 {
 		return nil
 	}
-	k.values, k.history, k.bits = k.values[:0], k.history[:0], 0
+	k.values, k.places, k.ops, k.bits = k.values[:0], k.places[:0], k.ops[:0], 0
 	for i := range e.sources {
 		v := k.value(e.sources[i].value)
 		v.sources++
@@ -195,48 +206,44 @@ func (k *histChecker) check(c *histCell, e *era) error {
 	for i := range k.states {
 		k.states[i] = registerState{value: i}
 	}
-	k.inputs = slices.Grow(k.inputs[:0], len(e.sources)+len(e.reads))
-	for i := range e.sources {
-		if x := &e.sources[i]; x.op != noOp {
-			k.addWrite(e, x)
-		}
-	}
-	for _, r := range e.reads {
-		o := &k.h.ops[r.op]
-		k.add(registerRead, k.index(r.value), max(o.begin, e.start), o.end)
-	}
 	best := notBase
 	for i := range e.sources {
-		best = max(best, k.rank(&e.sources[i]))
+		if x := &e.sources[i]; x.op != noOp {
+			k.addWrite(e, x, k.places[i])
+		} else {
+			best = max(best, k.values[k.places[i]].rank())
+		}
+	}
+	for i, r := range e.reads {
+		o := &k.h.ops[r.op]
+		k.add(registerRead, k.places[len(e.sources)+i], max(o.begin, e.start), o.end)
 	}
 	for i := range e.sources {
-		x := &e.sources[i]
-		if k.rank(x) == best && k.ordered(&k.states[k.index(x.value)]) {
+		at := k.places[i]
+		if e.sources[i].op == noOp && k.values[at].rank() == best && k.ordered(&k.states[at]) {
 			return nil
 		}
 	}
 	return k.violation(c, e)
 }
 
-// index returns the number of a value, a new one when it is new. An era has few values, and what is
+// value notes the place of a value, a new one when it is new. An era has few values, and what is
 // looked for is mostly one of the last.
-func (k *histChecker) index(v uint64) int {
-	for i := len(k.values) - 1; i >= 0; i-- {
-		if k.values[i].value == v {
-			return i
-		}
+func (k *histChecker) value(v uint64) *eraValue {
+	at := len(k.values) - 1
+	for at >= 0 && k.values[at].value != v {
+		at--
 	}
-	k.values = append(k.values, eraValue{value: v, read: seqNever})
-	return len(k.values) - 1
+	if at < 0 {
+		at = len(k.values)
+		k.values = append(k.values, eraValue{value: v, read: seqNever})
+	}
+	k.places = append(k.places, at)
+	return &k.values[at]
 }
 
-func (k *histChecker) value(v uint64) *eraValue { return &k.values[k.index(v)] }
-
-func (k *histChecker) add(kind registerKind, value int, call, end histSeq) {
-	k.inputs = append(k.inputs, registerOp{kind, k.values[value].bit, &k.states[value]})
-	k.history = append(k.history, porcupine.Operation{
-		Input: &k.inputs[len(k.inputs)-1], Call: int64(call), Return: int64(end),
-	})
+func (k *histChecker) add(kind registerKind, place int, call, end histSeq) {
+	k.ops = append(k.ops, registerOp{kind, k.values[place].bit, &k.states[place], call, end})
 }
 
 // baseRank is how much speaks for a value as what the cell held at the beginning. Only the values of
@@ -250,10 +257,8 @@ const (
 	baseSure            // was read, and no operation wrote it
 )
 
-func (k *histChecker) rank(x *histSource) baseRank {
-	switch v := k.value(x.value); {
-	case x.op != noOp:
-		return notBase
+func (v *eraValue) rank() baseRank {
+	switch {
 	case v.read == seqNever:
 		return baseUnread
 	case v.written:
@@ -262,15 +267,15 @@ func (k *histChecker) rank(x *histSource) baseRank {
 	return baseSure
 }
 
-func (k *histChecker) addWrite(e *era, x *histSource) {
+func (k *histChecker) addWrite(e *era, x *histSource, place int) {
 	o := &k.h.ops[x.op]
 	call := max(o.begin, e.start)
 	ended := e.over == 0 || o.end < e.over // in this era, if it did
 	if o.state == opDone && ended && !x.early {
-		k.add(registerWrite, k.index(x.value), call, o.end)
+		k.add(registerWrite, place, call, o.end)
 		return
 	}
-	v := k.value(x.value)
+	v := &k.values[place]
 	limit := seqNever
 	if (o.state == opDone || o.state == opMayHave) && ended {
 		limit = o.end
@@ -278,15 +283,15 @@ func (k *histChecker) addWrite(e *era, x *histSource) {
 	switch {
 	case v.read == seqNever:
 	case v.sources == 1:
-		k.add(registerWrite, k.index(x.value), call, max(call, min(limit, v.read)))
+		k.add(registerWrite, place, call, max(call, min(limit, v.read)))
 	case limit == seqNever || v.bit == 0 && k.bits == mostInDoubt:
-		k.add(registerWrite, k.index(x.value), call, seqNever)
+		k.add(registerWrite, place, call, seqNever)
 	default:
 		if v.bit == 0 {
 			v.bit = 1 << k.bits
 			k.bits++
 		}
-		k.add(registerMaybe, k.index(x.value), call, limit)
+		k.add(registerMaybe, place, call, limit)
 	}
 }
 
