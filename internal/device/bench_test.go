@@ -44,6 +44,7 @@ func (c *echoCore) Step(ev *replication.Event, out []replication.Action) []repli
 }
 
 func (c *echoCore) EndBatch(out []replication.Action) []replication.Action { return out }
+func (*echoCore) Fitness(time.Duration) (f replication.Fitness)            { return f }
 func (c *echoCore) Status(time.Duration) (st replication.Status)           { return st }
 func (c *echoCore) Hello(replication.Peer) (h wire.Hello)                  { return h }
 func (c *echoCore) MayGoAlone(replication.Peer) error                      { return nil }

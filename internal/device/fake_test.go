@@ -185,6 +185,7 @@ func (f *fakeCore) EndBatch(out []replication.Action) []replication.Action {
 	return out
 }
 
+func (*fakeCore) Fitness(time.Duration) (f replication.Fitness) { return f }
 func (f *fakeCore) Status(time.Duration) replication.Status {
 	st := replication.Status{Role: "Secondary", Serving: f.serving}
 	if f.serving {
