@@ -102,7 +102,8 @@ func (w *World) judgeError(p *Proc, r *request, err error) {
 // diskWasHurt reports whether a fault of the plan can have made the disk of h fail.
 func (w *World) diskWasHurt(h *Host) bool { return w.hurt[h.index] }
 
-// checkEqual: two replicas differ only where the one that leads the other tracks it.
+// checkEqual: two replicas differ only where the one that leads the other tracks it. A primary that
+// has not heard yet that its peer went on to a newer epoch leads it no more.
 func (w *World) checkEqual() {
 	if w.failure != nil || w.illegal != "" {
 		return
@@ -113,11 +114,19 @@ func (w *World) checkEqual() {
 			continue
 		}
 		for i, name := range p.peers {
-			if q := w.hostNamed(name); p.core.Following(replication.Peer(i)) && w.linked(p, q) {
+			if q := w.hostNamed(name); p.core.Following(replication.Peer(i)) && w.linked(p, q) && q.proc.epoch() <= p.epoch() {
 				w.checkPair(p, replication.Peer(i), q, "")
 			}
 		}
 	}
+}
+
+// epoch is the newest that p's replica has accepted; 0 without one.
+func (p *Proc) epoch() uint64 {
+	if p.core == nil {
+		return 0
+	}
+	return p.core.Fitness(p.h.clock()).Epoch
 }
 
 // linked reports whether the session that p has with q's host is one with the process that runs there.
