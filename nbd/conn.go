@@ -2,6 +2,7 @@ package nbd
 
 import (
 	"context"
+	"crypto/tls"
 	"errors"
 	"io"
 	"net"
@@ -19,12 +20,15 @@ var errDisconnect = errors.New("nbd: client disconnected")
 type Conn struct {
 	id     uint64
 	srv    *Server
-	nc     net.Conn
+	lst    *listening
+	nc     net.Conn  // the socket, under TLS too
+	tls    *tls.Conn // nil while the connection is plain; set in negotiation, under mu
+	client string    // as TLS.Verify names it; set with tls
 	since  time.Time
-	rd     reader     // the reader goroutine's
-	batch  []*Request // the reader goroutine's: gathered, not yet submitted
-	exp    *Export    // set before transmission, then read-only
-	q      *outq.Queue
+	rd     reader      // the reader goroutine's
+	batch  []*Request  // the reader goroutine's: gathered, not yet submitted
+	exp    *Export     // set before transmission, then read-only
+	q      *outq.Queue // replaced by secure, under mu
 	budget budget
 	gone   chan struct{} // closed when nothing of the connection is left
 
@@ -40,10 +44,11 @@ type Conn struct {
 	failures                atomic.Uint64 // requests completed with an error
 }
 
-func newConn(s *Server, id uint64, nc net.Conn) *Conn {
+func newConn(s *Server, lst *listening, id uint64, nc net.Conn) *Conn {
 	c := &Conn{
 		id:    id,
 		srv:   s,
+		lst:   lst,
 		nc:    nc,
 		since: time.Now(),
 		rd:    newReader(nc),
@@ -77,12 +82,20 @@ func (c *Conn) serve(ctx context.Context) {
 			c.kill(c.q.Run(context.WithoutCancel(ctx)))
 		})
 		err = c.transmit()
-		c.kill(err)
+		c.end(err)
 		sender.Wait()
 	}
-	c.kill(err)
+	c.end(err)
 	c.budget.waitReplied()
 	c.rd.free()
+}
+
+// end is kill from the reader, which says goodbye to a client that did so itself.
+func (c *Conn) end(err error) {
+	if err == errDisconnect && !c.killed.Load() {
+		c.goodbye()
+	}
+	c.kill(err)
 }
 
 // kill ends the connection at once; queued replies that have not left are dropped. Only the
@@ -95,8 +108,9 @@ func (c *Conn) kill(err error) {
 	}
 	c.err = err
 	c.killed.Store(true)
+	q := c.q
 	c.mu.Unlock()
-	c.q.Close(err)
+	q.Close(err)
 	c.budget.close()
 	nc := c.nc
 	if t, ok := nc.(interface{ NetConn() net.Conn }); ok {
@@ -143,6 +157,8 @@ type ConnInfo struct {
 	ID           uint64
 	Remote       string
 	Export       string // "" until negotiated
+	TLS          bool
+	Client       string // as TLS.Verify names it
 	Since        time.Time
 	InFlight     int   // requests not replied
 	Owed         int64 // bytes of payload held and of replies not yet sent
@@ -156,13 +172,18 @@ type ConnInfo struct {
 
 func (c *Conn) info() ConnInfo {
 	c.mu.Lock()
-	name := c.bound
+	name, secured, client := c.bound, c.tls != nil, ""
+	if secured {
+		client = c.client
+	}
 	c.mu.Unlock()
 	inFlight, owed := c.budget.load()
 	return ConnInfo{
 		ID:           c.id,
 		Remote:       c.nc.RemoteAddr().String(),
 		Export:       name,
+		TLS:          secured,
+		Client:       client,
 		Since:        c.since,
 		InFlight:     inFlight,
 		Owed:         owed,

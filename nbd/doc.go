@@ -5,9 +5,10 @@
 //	accept -> negotiate (options, 30 s) -> transmit -> closed -> last request replied -> gone
 //
 // Negotiation is fixed newstyle: the client asks Exports for a name and gets an Export, with the
-// Backend that serves it. From then on two goroutines belong to the connection: the reader, which
-// turns bytes into Requests and submits them, and the sender of its outq.Queue, which acts only
-// when the socket is full. Replies are queued by whoever completes a Request.
+// Backend that serves it. STARTTLS, where the listener's TLS has it, comes before that. From then on
+// two goroutines belong to the connection: the reader, which turns bytes into Requests and submits
+// them, and the sender of its outq.Queue, which acts only when the socket is full. Replies are
+// queued by whoever completes a Request.
 //
 //  1. The reader takes as many requests as one read brought, at most Config.MaxBatch, and calls
 //     Backend.Submit with them: one lock, one group commit, one vectored write for many.
@@ -27,6 +28,17 @@
 // 4096 bytes, payloads up to MaxPayload. A larger payload is read and discarded up to twice that,
 // beyond it the connection ends.
 //
+// Who has not been bound to an export may be anybody: Config.MaxNegotiating of them per listener are
+// let try at a time, and when one more comes, the oldest goes.
+//
+// # TLS
+//
+// A listener has TLS off, allowed or required (ServeTLS). Nothing that was sent in the clear
+// survives STARTTLS, and bytes pipelined behind it end the connection. Under TLS the sender
+// alone encrypts and sends the replies; a plain connection is served as if TLS did not exist, by
+// vectored writes from whoever completed a Request. The Conn keeps its socket beside the TLS
+// connection, since closing must not wait, and closing TLS says goodbye first.
+//
 // # Ends without an answer
 //
 // An error reply makes a filesystem on the client fail, while a lost connection makes the client
@@ -37,7 +49,7 @@
 // # Protocol
 //
 // "proto.md" in comments is doc/proto.md of the NBD project. Not spoken: structured and extended
-// replies, BLOCK_STATUS, STARTTLS; clients that ask are told so, and go on without.
+// replies, BLOCK_STATUS; clients that ask are told so, and go on without.
 //
 // What clients get wrong and we accept: client flags of zero before options other than
 // EXPORT_NAME, and OPT_GO with a header that declares no data although data follows (go-nbd

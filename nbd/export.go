@@ -52,7 +52,8 @@ type ExportInfo struct {
 type Exports interface {
 	// Lookup returns the export that a client asks for; the empty name is the default export.
 	// An *ErrNotServed tells the client why not; any other error is logged and shows to the
-	// client as an unknown export. ctx ends with the time allowed for negotiation.
+	// client as an unknown export. ctx ends with the time allowed for negotiation; ClientOf tells
+	// who asks.
 	Lookup(ctx context.Context, name string) (*Export, error)
 	// List returns what clients may see.
 	List() []ExportInfo
@@ -65,6 +66,7 @@ const (
 	NotServedUnknown  NotServedKind = iota // no such export: NBD_REP_ERR_UNKNOWN
 	NotServedPolicy                        // not here, or not for this client: NBD_REP_ERR_POLICY
 	NotServedShutdown                      // not any more, or not yet: NBD_REP_ERR_SHUTDOWN
+	NotServedTLS                           // only within TLS: NBD_REP_ERR_TLS_REQD
 )
 
 // ErrNotServed is a refusal to serve an export.
@@ -82,6 +84,8 @@ func (k NotServedKind) reply() uint32 {
 		return repErrPolicy
 	case NotServedShutdown:
 		return repErrShutdown
+	case NotServedTLS:
+		return repErrTLSReqd
 	}
 	return repErrUnknown
 }

@@ -22,6 +22,7 @@ const undeclaredWait = time.Second
 //	greeting -> client flags -> option ... option -> GO or EXPORT_NAME -> transmission
 //	                                |                      | refused (GO)
 //	                                +-> ABORT: closed      +-> further options
+//	                                +-> STARTTLS: from here on within TLS, further options
 func (c *Conn) negotiate(ctx context.Context) error {
 	ctx, cancel := context.WithTimeout(ctx, c.srv.cfg.NegotiationTimeout)
 	defer cancel()
@@ -39,18 +40,17 @@ func (c *Conn) negotiate(ctx context.Context) error {
 	if clientFlags&^uint32(flagFixedNewstyle|flagNoZeroes) != 0 {
 		return fmt.Errorf("nbd: unknown client flags %#x", clientFlags)
 	}
-	noZeroes := clientFlags&uint32(flagNoZeroes) != 0
 	for c.exp == nil {
-		if err := c.option(ctx, noZeroes); err != nil {
+		if err := c.option(ctx, uint16(clientFlags)); err != nil {
 			return err
 		}
 	}
 	return c.nc.SetDeadline(time.Time{})
 }
 
-// send writes b in negotiation, when the queue is not in use yet.
+// send writes b in negotiation, when the queue is not in use yet, the way that the reader reads.
 func (c *Conn) send(b []byte) error {
-	_, err := c.nc.Write(b)
+	_, err := c.rd.conn.Write(b)
 	return err
 }
 
@@ -59,7 +59,7 @@ func (c *Conn) reply(opt, typ uint32, data []byte) error {
 }
 
 // option reads and answers one option.
-func (c *Conn) option(ctx context.Context, noZeroes bool) error {
+func (c *Conn) option(ctx context.Context, clientFlags uint16) error {
 	if err := c.rd.fill(optionSize); err != nil {
 		return err
 	}
@@ -74,14 +74,19 @@ func (c *Conn) option(ctx context.Context, noZeroes bool) error {
 		return err
 	}
 	data := c.rd.next(int(h.Length))
+	if c.needsTLS(h.ID) {
+		return c.refuseWithoutTLS(h.ID)
+	}
 	switch h.ID {
 	case optExportName:
-		return c.optExportName(ctx, data, noZeroes)
+		return c.optExportName(ctx, data, clientFlags&flagNoZeroes != 0)
 	case optAbort:
 		_ = c.reply(h.ID, repAck, nil) // the client need not wait for it
 		return errDisconnect
 	case optList:
 		return c.optList(data)
+	case optStartTLS:
+		return c.optStartTLS(ctx, data, clientFlags&flagFixedNewstyle != 0)
 	case optInfo:
 		return c.optInfo(ctx, h.ID, data)
 	case optGo:
@@ -141,7 +146,7 @@ func (c *Conn) optInfo(ctx context.Context, opt uint32, data []byte) error {
 		if len(reason) > maxName {
 			reason = reason[:maxName]
 		}
-		return c.reply(opt, refusal.Kind.reply(), []byte(reason))
+		return c.reply(opt, c.refusalReply(refusal.Kind), []byte(reason))
 	}
 	b := appendOptionReply(nil, opt, repInfo, appendExportInfo(nil, exp))
 	b = appendOptionReply(b, opt, repInfo, appendBlockSizeInfo(nil, exp.BlockSize))
@@ -165,7 +170,7 @@ func (c *Conn) optInfo(ctx context.Context, opt uint32, data []byte) error {
 // CloseExport finds it. A nil refusal means that exp can be served.
 func (c *Conn) lookup(ctx context.Context, name string, bind bool) (exp *Export, refusal *ErrNotServed) {
 	closes := c.srv.closeCount()
-	exp, err := c.srv.exports.Lookup(ctx, name)
+	exp, err := c.srv.exports.Lookup(c.withClient(ctx), name)
 	if err == nil {
 		exp, err = exp.withDefaults()
 	}

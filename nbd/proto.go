@@ -32,6 +32,7 @@ const (
 	optExportName = uint32(1) // NBD_OPT_EXPORT_NAME
 	optAbort      = protocol.NEGOTIATION_ID_OPTION_ABORT
 	optList       = protocol.NEGOTIATION_ID_OPTION_LIST
+	optStartTLS   = uint32(5) // NBD_OPT_STARTTLS
 	optInfo       = protocol.NEGOTIATION_ID_OPTION_INFO
 	optGo         = protocol.NEGOTIATION_ID_OPTION_GO
 
@@ -41,6 +42,7 @@ const (
 	repErrUnsup    = protocol.NEGOTIATION_TYPE_REPLY_ERR_UNSUPPORTED
 	repErrPolicy   = uint32(1<<31 | 2) // NBD_REP_ERR_POLICY
 	repErrInvalid  = uint32(1<<31 | 3) // NBD_REP_ERR_INVALID
+	repErrTLSReqd  = uint32(1<<31 | 5) // NBD_REP_ERR_TLS_REQD
 	repErrUnknown  = protocol.NEGOTIATION_TYPE_REPLY_ERR_UNKNOWN
 	repErrShutdown = uint32(1<<31 | 7) // NBD_REP_ERR_SHUTDOWN
 )

@@ -12,6 +12,9 @@ import (
 	"time"
 )
 
+// errDisplaced is why a connection ends that took too long to negotiate while others came.
+var errDisplaced = errors.New("nbd: displaced by a newer client before it had chosen an export")
+
 // ErrServerClosed is why connections end when Serve's context does.
 var ErrServerClosed = errors.New("nbd: server closed")
 
@@ -21,6 +24,7 @@ const acceptPause = 50 * time.Millisecond
 // Config are a Server's limits. The zero value of a field means its default.
 type Config struct {
 	MaxConns           int           // connections at a time; more are closed at once; default 1024
+	MaxNegotiating     int           // of these, not yet bound to an export, per listener; default 128
 	NegotiationTimeout time.Duration // from accept to transmission; default 30 s
 	MaxRequests        int           // unanswered requests per connection; default 1024
 	MaxBytes           int64         // unanswered payload bytes per connection; default 64 MiB
@@ -34,6 +38,9 @@ func DefaultConfig() Config { return Config{}.withDefaults() }
 func (c Config) withDefaults() Config {
 	if c.MaxConns == 0 {
 		c.MaxConns = 1024
+	}
+	if c.MaxNegotiating == 0 {
+		c.MaxNegotiating = 128
 	}
 	if c.NegotiationTimeout == 0 {
 		c.NegotiationTimeout = 30 * time.Second
@@ -62,6 +69,7 @@ func (c Config) Validate() error {
 		value int64
 	}{
 		{"MaxConns", int64(c.MaxConns)},
+		{"MaxNegotiating", int64(c.MaxNegotiating)},
 		{"NegotiationTimeout", int64(c.NegotiationTimeout)},
 		{"MaxRequests", int64(c.MaxRequests)},
 		{"MaxBytes", c.MaxBytes},
@@ -87,6 +95,9 @@ type Server struct {
 	accepted uint64
 	refused  uint64
 	failed   uint64 // connections that ended by a fault
+
+	displaced        uint64
+	handshakesFailed uint64
 }
 
 // NewServer returns a server of ex. It panics if cfg is not valid.
@@ -105,8 +116,21 @@ func NewServer(cfg Config, ex Exports) *Server {
 // Serve accepts connections on l until ctx ends, then closes l and the connections it accepted,
 // without answering what is unfinished, and returns nil when the backends have replied to every
 // request. It returns an error only when l fails for good. One Server may serve several
-// listeners at a time; unix, TCP and TLS are alike to it.
+// listeners at a time; unix, TCP and TLS are alike to it. STARTTLS is refused.
 func (s *Server) Serve(ctx context.Context, l net.Listener) error {
+	return s.ServeTLS(ctx, l, TLS{})
+}
+
+// ServeTLS is Serve with STARTTLS as t says. It also returns an error when t is not valid.
+func (s *Server) ServeTLS(ctx context.Context, l net.Listener, t TLS) error {
+	if err := t.Validate(); err != nil {
+		l.Close()
+		return err
+	}
+	if t.HandshakeTimeout == 0 {
+		t.HandshakeTimeout = defaultHandshake
+	}
+	lst := &listening{tls: t}
 	ctx, cancel := context.WithCancelCause(ctx)
 	var conns sync.WaitGroup
 	defer conns.Wait()
@@ -130,7 +154,7 @@ func (s *Server) Serve(ctx context.Context, l net.Listener) error {
 			}
 			continue
 		}
-		if c := s.admit(nc); c != nil {
+		if c := s.admit(lst, nc); c != nil {
 			conns.Go(func() {
 				c.serve(ctx)
 				s.remove(c)
@@ -151,20 +175,49 @@ func passing(err error) bool {
 	return false
 }
 
+// listening is one listener that is served.
+type listening struct {
+	tls         TLS
+	negotiating []*Conn // oldest first; under Server.mu
+}
+
 // admit makes nc a connection, or closes it and returns nil when there are too many.
-func (s *Server) admit(nc net.Conn) *Conn {
+//
+// Who has not been bound to an export yet may be anybody, so few are let wait for that. When one
+// more comes, the oldest of them goes: an honest negotiation takes milliseconds, and a client that
+// loses its place tries again. Refusing the newest instead would let a handful of silent
+// connections keep everybody out for NegotiationTimeout at a time.
+func (s *Server) admit(lst *listening, nc net.Conn) *Conn {
 	s.mu.Lock()
-	defer s.mu.Unlock()
 	if len(s.conns) >= s.cfg.MaxConns {
 		s.refused++
+		s.mu.Unlock()
 		nc.Close()
 		return nil
 	}
 	s.accepted++
 	s.lastID++
-	c := newConn(s, s.lastID, nc)
+	c := newConn(s, lst, s.lastID, nc)
 	s.conns[c] = struct{}{}
+	var displaced *Conn
+	if len(lst.negotiating) >= s.cfg.MaxNegotiating {
+		displaced = lst.negotiating[0]
+		lst.negotiating = slices.Delete(lst.negotiating, 0, 1)
+		s.displaced++
+	}
+	lst.negotiating = append(lst.negotiating, c)
+	s.mu.Unlock()
+	if displaced != nil {
+		displaced.kill(errDisplaced)
+	}
 	return c
+}
+
+// leave takes c from those in negotiation; it may have been taken already. Caller holds mu.
+func (s *Server) leave(c *Conn) {
+	if i := slices.Index(c.lst.negotiating, c); i >= 0 {
+		c.lst.negotiating = slices.Delete(c.lst.negotiating, i, i+1)
+	}
 }
 
 // remove forgets a connection of which nothing is left.
@@ -172,6 +225,7 @@ func (s *Server) remove(c *Conn) {
 	err := c.reason()
 	s.mu.Lock()
 	delete(s.conns, c)
+	s.leave(c)
 	if !endedByClient(err) {
 		s.failed++
 	}
@@ -198,6 +252,7 @@ func (s *Server) bind(c *Conn, name string, closes uint64) bool {
 	c.mu.Lock()
 	c.bound, c.isBound = name, true
 	c.mu.Unlock()
+	s.leave(c) // before the client hears of it: who has been granted an export is not displaced
 	return true
 }
 
@@ -270,11 +325,17 @@ type Stats struct {
 	Accepted uint64 // ever
 	Refused  uint64 // closed at once, for there were too many
 	Failed   uint64 // ended by other than the client's wish
+
+	Displaced        uint64 // of those that failed: closed for a newer client while they negotiated
+	HandshakesFailed uint64 // of those that failed: TLS came to nothing
 }
 
 // Stats returns the present counts.
 func (s *Server) Stats() Stats {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	return Stats{Open: len(s.conns), Accepted: s.accepted, Refused: s.refused, Failed: s.failed}
+	return Stats{
+		Open: len(s.conns), Accepted: s.accepted, Refused: s.refused, Failed: s.failed,
+		Displaced: s.displaced, HandshakesFailed: s.handshakesFailed,
+	}
 }

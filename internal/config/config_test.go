@@ -145,12 +145,14 @@ func TestLoad_NetworkIsRefusedUntilAllowed(t *testing.T) {
 		"0.0.0.0:1": false, ":1": false, "[::]:1": false, "192.168.1.1:1": false, "example.org:1": false,
 		"127.0.0.1.example.org:1": false,
 	} {
-		text := "nbd_listen = \"" + addr + "\"\n" + small
-		if _, err := Load(write(t, "node.toml", text, 0o600)); (err == nil) != ok {
-			t.Errorf("%s: %v", addr, err)
-		}
-		if _, err := Load(write(t, "node.toml", "allow_network = true\n"+text, 0o600)); err != nil {
-			t.Errorf("%s with allow_network: %v", addr, err)
+		for _, key := range []string{"nbd_listen", "health_listen"} {
+			text := key + " = \"" + addr + "\"\n" + small
+			if _, err := Load(write(t, "node.toml", text, 0o600)); (err == nil) != ok {
+				t.Errorf("%s %s: %v", key, addr, err)
+			}
+			if _, err := Load(write(t, "node.toml", "allow_network = true\n"+text, 0o600)); err != nil {
+				t.Errorf("%s %s with allow_network: %v", key, addr, err)
+			}
 		}
 	}
 }
@@ -174,6 +176,7 @@ func TestEncode_LoadsBackTheSame(t *testing.T) {
 	n.Window = 8 * MiB
 	n.Compression = CompressS2
 	n.DirectIO = true
+	n.HealthListen = "127.0.0.1:7783"
 	n.Nodes = []Peer{
 		{Name: "n1", Addr: "127.0.0.1:1", Gossip: "127.0.0.1:2"},
 		{Name: "w", Addr: "127.0.0.1:3", Gossip: "127.0.0.1:4", Witness: true},
@@ -239,6 +242,8 @@ func FuzzLoad(f *testing.F) {
 	}
 	f.Add(faults)
 	f.Add([]byte(small))
+	f.Add([]byte(fenced))
+	f.Add([]byte("[fence]\na.b.c = 1\n[fencing.nodes]\n\"\" = [[]]\n[watchdog]\n"))
 	f.Add([]byte("node = [{name = \"a\"}, 1]"))
 	f.Add([]byte("node.name = 1\n[timing]\nx = 1\n[[lease]]\n"))
 	f.Add([]byte("name = \"a\"\nname = \"b\""))

@@ -11,6 +11,7 @@ import (
 func (d *document) decodeTop(top map[string]any) {
 	nodes, listed := top["node"]
 	delete(top, "node")
+	d.takeSections(top)
 	d.decodeInto(reflect.ValueOf(&d.node).Elem(), "", top)
 	if !listed {
 		return
@@ -43,7 +44,7 @@ func (d *document) decodeInto(v reflect.Value, prefix string, m map[string]any) 
 	sort.Strings(keys)
 	for _, key := range keys {
 		i, ok := fields[key]
-		if !ok || i == listField {
+		if !ok || i == noValue {
 			msg := fmt.Sprintf("unknown key %q", prefix+key)
 			if near := nearest(key, fields); near != "" {
 				msg += fmt.Sprintf("; did you mean %q?", near)
@@ -57,17 +58,19 @@ func (d *document) decodeInto(v reflect.Value, prefix string, m map[string]any) 
 	}
 }
 
-// listField stands for the list of nodes, which has entries, not a value.
-const listField = -1
+// noValue stands for a list or a section, which has entries of its own, not a value.
+const noValue = -1
 
 // fieldsOf maps the keys of a struct to field indexes.
 func fieldsOf(t reflect.Type) map[string]int {
 	out := map[string]int{}
 	for i := range t.NumField() {
 		key := t.Field(i).Tag.Get("toml")
-		if t.Field(i).Type == reflect.TypeFor[[]Peer]() {
-			out[key] = listField
-		} else if key != "" {
+		switch kind := t.Field(i).Type.Kind(); {
+		case key == "":
+		case kind == reflect.Slice || kind == reflect.Struct:
+			out[key] = noValue
+		default:
 			out[key] = i
 		}
 	}

@@ -16,10 +16,19 @@
 // is put right in one go. Stopping at the first fault was tried in other systems and makes people
 // edit and restart ten times during an outage.
 //
+// Fence devices, what turns which node off, and the watchdog are sections of their own ([fence.NAME],
+// [fencing], [watchdog]). They can stand in the same file on all nodes, too. Here is only judged
+// whether they can be meant; whether a device works is found out by package fencing.
+//
 // # Paths
 //
 // A relative path counts from the directory of the file it stands in, not from the directory of
 // whoever starts the daemon.
+//
+// # Secrets
+//
+// The shared key and the passwords of fence devices print as placeholders, a fault never shows the line
+// that may hold one, and a file that holds one must be private.
 //
 // # What is refused and why
 //

@@ -9,8 +9,9 @@ import (
 )
 
 // Encode returns the text of a node file that Load reads back as n: what differs from DefaultNode,
-// in the order of the fields, then the list of nodes. A timing setting that differs from the preset
-// is written out. The text holds the key unless KeyFile is set.
+// in the order of the fields, then the list of nodes and the sections. A timing setting that differs
+// from the preset is written out. The text holds the key unless KeyFile is set, and the secrets among
+// the options of fence devices.
 func (n *Node) Encode() []byte {
 	def := DefaultNode()
 	def.Timing = n.Timing
@@ -20,7 +21,8 @@ func (n *Node) Encode() []byte {
 	v, dv := reflect.ValueOf(n).Elem(), reflect.ValueOf(def)
 	for i := range v.NumField() {
 		key := v.Type().Field(i).Tag.Get("toml")
-		if key == "node" || v.Field(i).Equal(dv.Field(i)) || key == "key" && n.KeyFile != "" {
+		kind := v.Field(i).Kind()
+		if kind == reflect.Slice || kind == reflect.Struct || v.Field(i).Equal(dv.Field(i)) || key == "key" && n.KeyFile != "" {
 			continue
 		}
 		fmt.Fprintf(&b, "%s = %s\n", key, encodeValue(v.Field(i).Interface()))
@@ -31,6 +33,7 @@ func (n *Node) Encode() []byte {
 			b.WriteString("witness = true\n")
 		}
 	}
+	n.encodeFencing(&b)
 	return b.Bytes()
 }
 

@@ -83,8 +83,11 @@ func (fs Faults) place(file string, lines []string, at map[string]position) {
 		if f.Line > 0 && f.Line <= len(lines) && f.Text == "" {
 			f.Text = lines[f.Line-1]
 		}
-		if f.Key == "key" {
+		switch {
+		case f.Key == "key":
 			f.Text = "key = (not shown)"
+		case holdsSecret(f.Text):
+			f.Text = "(not shown: the line may hold a password)"
 		}
 	}
 	sort.SliceStable(fs, func(i, j int) bool {

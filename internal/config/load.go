@@ -40,6 +40,11 @@ func Load(path string) (Node, error) {
 	if perm := st.Mode().Perm(); d.has("key") && perm&0o077 != 0 {
 		d.faults.add("key", "the file holds the key and has mode %04o, so others may use it; run: chmod 600 %s", perm, path)
 	}
+	if perm := st.Mode().Perm(); !d.broken && perm&0o077 != 0 {
+		for _, key := range d.node.secretOptions() {
+			d.faults.add(key, "%s: the file holds a password and has mode %04o, so others may use it; run: chmod 600 %s, or use password_file", key, perm, path)
+		}
+	}
 	if d.node.KeyFile != "" && !d.has("key") {
 		k, err := readKeyFile(d.node.KeyFile)
 		if err != nil {

@@ -37,6 +37,9 @@ type Node struct {
 	NBDUnix string `toml:"nbd_unix"`
 	// NBDListen is a TCP address for block device clients. Default: empty, which means none.
 	NBDListen string `toml:"nbd_listen"`
+	// HealthListen is a TCP address for those that lead clients to the primary: GET /primary/RESOURCE.
+	// Default: empty, which means none.
+	HealthListen string `toml:"health_listen"`
 	// AllowNetwork permits listeners and peers outside the loopback interface. Nothing is
 	// encrypted: set it only where the network in between is trusted. Default false.
 	AllowNetwork bool `toml:"allow_network"`
@@ -95,6 +98,13 @@ type Node struct {
 
 	// Nodes lists every node of the cluster, this one too, in the same way on all of them.
 	Nodes []Peer `toml:"node"`
+
+	// Fences are the devices that can turn nodes off, sorted by name: the sections [fence.NAME].
+	Fences []Fence `toml:"fence"`
+	// Fencing says which of them turn which node off: the section [fencing].
+	Fencing Fencing `toml:"fencing"`
+	// Watchdog of this node: the section [watchdog].
+	Watchdog Watchdog `toml:"watchdog"`
 }
 
 // Peer is one [[node]] entry.
@@ -123,6 +133,7 @@ func DefaultNode() Node {
 		ResyncLatency:      20,
 		ActivityLogRegions: 1237,
 		Timing:             "lan",
+		Fencing:            defaultFencing(),
 	}
 	n.applyTiming()
 	return n
@@ -166,6 +177,7 @@ func (n *Node) Resolve(dir string) {
 	for _, p := range []*string{&n.DataDir, &n.ControlSocket, &n.NBDUnix, &n.KeyFile} {
 		abs(p)
 	}
+	n.resolveFencing(abs)
 }
 
 // Self returns the [[node]] entry of this node. It reports false when there is none, which

@@ -26,6 +26,7 @@ func (n *Node) validate() Faults {
 	n.validateIO(&fs)
 	n.validateTiming(&fs)
 	n.validateNodes(&fs)
+	n.validateFencing(&fs)
 	return fs
 }
 
@@ -66,10 +67,11 @@ func (n *Node) validateAddresses(fs *Faults) {
 	}
 	listeners := []struct{ key, addr string }{
 		{"listen", n.Listen}, {"gossip_listen", n.GossipListen}, {"nbd_listen", n.NBDListen},
+		{"health_listen", n.HealthListen},
 	}
 	seen := map[string]string{}
 	for _, l := range listeners {
-		if l.addr == "" && l.key == "nbd_listen" {
+		if l.addr == "" && (l.key == "nbd_listen" || l.key == "health_listen") {
 			continue
 		}
 		n.checkAddr(fs, l.key, l.addr, "listener")

@@ -1,6 +1,7 @@
 package nbdtest
 
 import (
+	"crypto/tls"
 	"encoding/binary"
 	"fmt"
 	"io"
@@ -85,6 +86,22 @@ func (c *Client) Greet() {
 	c.Read(18)
 	c.Write([]byte{0, 0, 0, 3})
 }
+
+// StartTLS asks for TLS and, when the server agrees, has everything from now on go through it. It
+// returns the error of the handshake; in TLS 1.3 the server may still refuse the client's
+// certificate afterwards, which shows in the next read.
+func (c *Client) StartTLS(cfg *tls.Config) error {
+	c.tb.Helper()
+	if r := c.Option(OptStartTLS, nil); r[0].Type != protocol.NEGOTIATION_TYPE_REPLY_ACK {
+		c.tb.Fatalf("STARTTLS: option reply %#x %q", r[0].Type, r[0].Data)
+	}
+	conn := tls.Client(c.Conn, cfg)
+	c.Conn = conn
+	return conn.Handshake()
+}
+
+// OptStartTLS is STARTTLS as proto.md "Option types" numbers it.
+const OptStartTLS = uint32(5)
 
 // OptionReply is one answer to an option.
 type OptionReply struct {
