@@ -248,7 +248,8 @@ func (f *failover) describe(rec *quorum.Resource) coordinator.Report {
 
 // own fills in what a replica says of itself.
 func own(r *coordinator.Report, fit replication.Fitness) {
-	r.DiskState, r.Unclean, r.Failed, r.Epoch, r.Generation = fit.State.String(), fit.Unclean, fit.Failed, fit.Epoch, fit.Generation
+	r.DiskState, r.Unclean, r.Failed, r.Hangs = fit.State.String(), fit.Unclean, fit.Failed, fit.Hangs
+	r.Epoch, r.Generation = fit.Epoch, fit.Generation
 	r.InSet, r.HeardPrimary, r.Frozen, r.CannotDrop = fit.SelfInSet, fit.Heard, fit.Frozen, fit.CannotDrop
 	// What it says of itself may be older than the state here.
 	r.Version = min(r.Version, fit.Version)
