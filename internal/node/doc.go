@@ -12,6 +12,9 @@
 //	force      an operator promotes a replica that may lack acknowledged writes
 //	resolve    an operator settles which of two histories is kept; what is given up is copied before
 //	alone      an operator lets one of two nodes go on, or decides between two ledgers
+//	failover   reports to whoever decides about primaries, decides where this node leads the ledger,
+//	           and turns nodes off where the ledger asks this one to
+//	govern     an operator changes a policy, a priority, or pauses failover
 //	timeline   where two histories part, and what is known of each generation; pure
 //	registrar  has the ledger record which process of this node runs
 //	exports    which resource the NBD server may serve here, and how it refuses the others
@@ -36,6 +39,9 @@
 //	daemon.run   waits for the end; one goroutine below it for each of: transport, ledger,
 //	             manager, control (operators), control (nodes), NBD on unix, NBD on TCP, gossip
 //	registrar.run  tries until this process is registered, then ends; wake, capacity 1
+//	failover.run  owns the Coordinator; a tick each 50 ms; wake, capacity 1; events, capacity 256: of
+//	             reports and hints that find it full nothing is lost, the next ones follow. One goroutine
+//	             below it for each proposal and each fence under way
 //	manager.run  hands each applied state to the workers and starts them; wake, capacity 1
 //	worker.run   one for each resource with a replica here; opens, feeds and closes it; wake,
 //	             capacity 1: only the newest record counts
