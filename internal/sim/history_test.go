@@ -239,6 +239,26 @@ func TestHistory_FindsEveryKindOfWrongRead(t *testing.T) {
 				s.t.Errorf("found at once: %v", s.err)
 			}
 		}, []string{"sectors 17 to 17 are not linearizable", "op 0: zero", "op 7: read [8704+512], 13ms to 14ms, done: 0"}},
+		{"the same, while they are under way, after a crowd that is too large to search", func(s *script) {
+			var crowd []OpID
+			for range mostAtOnce + 1 {
+				crowd = append(crowd, s.begin(OpRead, x, 0))
+			}
+			for _, op := range crowd {
+				s.done(op, 0)
+			}
+			s.write(x, 11)
+			a, b := s.begin(OpZero, x, 0), s.begin(OpZero, x, 0)
+			for v := range uint64(3) {
+				s.write(x, 12+v)
+				s.read(x, 0)
+			}
+			s.done(a)
+			s.done(b)
+			if s.err != nil {
+				s.t.Errorf("found at once: %v", s.err)
+			}
+		}, []string{"sectors 17 to 17 are not linearizable"}},
 	} {
 		t.Run(c.name, func(t *testing.T) {
 			s := newScript(t)
