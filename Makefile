@@ -11,6 +11,7 @@ STATICCHECK := honnef.co/go/tools/cmd/staticcheck@v0.8.2
 FUZZTIME ?= 10s
 BENCH_RUNTIME ?= 4
 BENCH_ROUNDS  ?= 3
+FAILOVER_RUNS ?= 50
 # Passed to go test: make test ARGS='-run Secondary -v'.
 ARGS ?=
 
@@ -21,10 +22,10 @@ CORES ?= $(shell nproc 2>/dev/null || echo 1)
 
 SUMMARY := bin/testsum
 
-.PHONY: FORCE help build test unit blackbox race sim sim-teeth fuzz bench lint demo session setup ci clean
+.PHONY: FORCE help build test unit blackbox race sim sim-teeth e2e failover-bench fuzz bench lint demo session setup ci clean
 
 help: ## show this list
-	@awk -F':.*## ' '/^[a-z-]+:.*## / {printf "  make %-10s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+	@awk -F':.*## ' '/^[a-z0-9-]+:.*## / {printf "  make %-14s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 
 build: ## build the static program bin/lockstep
 	CGO_ENABLED=0 $(GO) build -trimpath -ldflags '$(LDFLAGS)' -o $(BIN) $(MAIN)
@@ -64,6 +65,12 @@ sim-teeth: ## plant one bug after the other: the simulator or a test has to find
 	cd ../.. && $(GO) test -tags plantedbugs -run Planted \
 		./internal/store ./quorum/... ./internal/device ./bitmap ./replication || rc=1; \
 	exit $$rc
+
+e2e: setup $(SUMMARY) ## run the tests of failover with 50 rounds instead of a few
+	@LOCKSTEP_E2E=full $(SUMMARY) -count=1 -timeout 60m $(ARGS) -- ./tests/e2e/...
+
+failover-bench: build setup ## measure how long a client waits for a failover (FAILOVER_RUNS)
+	@$(GO) run ./tests/failoverbench -lockstep $(BIN) -runs $(FAILOVER_RUNS) $(ARGS)
 
 fuzz: ## run every fuzz target for FUZZTIME (10s)
 	@tests/fuzz.sh $(FUZZTIME)

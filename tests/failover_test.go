@@ -228,6 +228,7 @@ func TestSwitchover_UnderLoad_LosesNothingAndAnswersNoError(t *testing.T) {
 
 func TestAllNodesKilled_AfterRestart_EveryAcknowledgedWriteIsThere(t *testing.T) {
 	c := cluster.Up(t, cluster.Options{SizeBytes: 64 * cluster.MiB})
+	c.MustCLI("n1", "pause-failover", "r0") // an operator chooses; tests/e2e leaves it to the cluster
 	l := ackload.New(64 * cluster.MiB / ackload.Block)
 	finish := background(t, l, c.URI("n1"), 2, 32)
 	proc.Eventually(t, "writes", func() error { return more(l, 2000) })
@@ -264,6 +265,7 @@ func TestWitnessKilled_WritesAndReadsGoOn(t *testing.T) {
 
 func TestPrimaryPausedAndResumed_NothingIsLost(t *testing.T) {
 	c := cluster.Up(t, cluster.Options{SizeBytes: 64 * cluster.MiB})
+	c.MustCLI("n1", "pause-failover", "r0") // it is to go on itself; tests/e2e replaces it
 	l := ackload.New(64 * cluster.MiB / ackload.Block)
 	finish := background(t, l, c.URI("n1"), 2, 16)
 	proc.Eventually(t, "writes", func() error { return more(l, 500) })

@@ -26,6 +26,7 @@ type Options struct {
 	SizeBytes int64 // of r0; 0: 256 MiB
 	DataNodes int   // 0: 2
 	NoWitness bool
+	Netns     bool               // each node in a network namespace; needs root
 	Configure func(*config.Node) // changes a node's file; nil: nothing
 	Command   []string           // starts a node; nil: the program with "node"
 }
@@ -53,7 +54,7 @@ func Up(t testing.TB, opts Options) *Cluster {
 	ctx, cancel := context.WithTimeout(context.Background(), proc.Limit)
 	defer cancel()
 	l, err := lab.Up(ctx, lab.Options{
-		Dir: c.Dir, SizeBytes: opts.SizeBytes, DataNodes: opts.DataNodes, Witness: !opts.NoWitness,
+		Dir: c.Dir, SizeBytes: opts.SizeBytes, DataNodes: opts.DataNodes, Witness: !opts.NoWitness, Netns: opts.Netns,
 		Command: opts.Command, Configure: opts.Configure,
 	})
 	c.Lab = l
