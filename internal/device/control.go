@@ -174,6 +174,25 @@ func (d *Device) SetConnected(node string, on bool) error {
 	return nil
 }
 
+// Received returns the id of the session with node, 0 if there is none, and the bytes that it brought.
+func (d *Device) Received(node string) (session, bytes uint64) {
+	if l, err := d.linkTo(node); err == nil {
+		if s := l.live.Load(); s != nil {
+			return s.ID(), s.Stats().BytesIn
+		}
+	}
+	return 0, 0
+}
+
+// EndSession ends the session with node, if there is one, for the reason err. The link tries again.
+func (d *Device) EndSession(node string, err error) {
+	if l, bad := d.linkTo(node); bad == nil {
+		if s := l.live.Load(); s != nil {
+			s.Close(err)
+		}
+	}
+}
+
 // Link returns the link to node, for the acceptor of incoming connections.
 func (d *Device) Link(node string) (*peer.Link, error) {
 	l, err := d.linkTo(node)

@@ -38,6 +38,7 @@ type failover struct {
 	seen     *quorum.State // that the Coordinator was given last
 	leading  bool
 	reported time.Duration
+	silent   silences
 	work     sync.WaitGroup // proposals and fences under way
 }
 
@@ -74,6 +75,7 @@ func newFailover(cfg coordinator.Config, self quorum.Incumbent, l failoverLedger
 	}
 	return &failover{
 		self: self, ledger: l, m: m, fencer: f, log: log, clock: clock, coord: c,
+		silent: silences{limit: cfg.SuspectAfter, links: map[sessionOf]received{}},
 		events: make(chan coordinator.Event, 256), wake: make(chan struct{}, 1), asks: make(chan inquiry),
 	}, nil
 }
@@ -174,6 +176,7 @@ func (f *failover) step(ctx context.Context, ev coordinator.Event) {
 
 func (f *failover) tick(ctx context.Context) {
 	f.follow(ctx)
+	f.silent.look(f.clock(), f.m.all(), f.ledger.SinceHeard)
 	f.step(ctx, coordinator.Event{Kind: coordinator.EvTick})
 	if f.clock()-f.reported >= coordinator.ReportInterval {
 		f.report(ctx)

@@ -280,6 +280,9 @@ func (r *fakeReplica) Serving() bool {
 	return r.primary
 }
 
+func (r *fakeReplica) Received(string) (session, bytes uint64) { return 0, 0 }
+func (r *fakeReplica) EndSession(string, error)                {}
+
 func (r *fakeReplica) Fitness() replication.Fitness {
 	st := r.Status()
 	return replication.Fitness{State: st.State, Unclean: st.Unclean, Epoch: st.Epoch, Version: st.Version, SelfInSet: st.SelfInSet,

@@ -46,6 +46,10 @@ type replica interface {
 	MayGoAlone(peer string) error
 	// SetConnected lets the session with peer be tried, or ends it and keeps it down.
 	SetConnected(peer string, on bool) error
+	// Received returns the id of the session with peer, 0 if there is none, and the bytes that it brought.
+	Received(peer string) (session, bytes uint64)
+	// EndSession ends the session with peer, if there is one, for the reason err.
+	EndSession(peer string, err error)
 	// Connected reports whether an operator lets the session with peer be tried.
 	Connected(peer string) bool
 }
