@@ -206,26 +206,31 @@ func (c *Coordinator) learn(rep *Report) int {
 		c.forgetNodes()
 	}
 	if rep.Node == w.primary.Node && rep.Incumbent.Process == w.primary.Process {
-		w.learnPrimary(&c.state.Resources[i], rep, c.now, c.cfg.StableAfter)
+		w.learnPrimary(&c.state.Resources[i], rep, c)
 	}
 	return i
 }
 
+// servedPause bounds how often the pause is doubled after promotions of primaries that did serve.
+const servedPause = 2
+
 // learnPrimary notes what the recorded primary says of its own role.
-func (w *watch) learnPrimary(r *quorum.Resource, rep *Report, now, stable time.Duration) {
+func (w *watch) learnPrimary(r *quorum.Resource, rep *Report, c *Coordinator) {
 	serves, starts := rep.Role == RolePrimary, rep.Role == RoleStarting
 	switch idle := !serves && !starts && rep.Version >= r.Version; {
 	case !idle:
 		w.idleAt = -1
 	case w.idleAt < 0:
-		w.idleAt = now
+		w.idleAt = c.now
 	}
 	switch {
 	case !serves:
 		w.servedAt = -1
 	case w.servedAt < 0:
-		w.servedAt, w.tried = now, ""
-	case now-w.servedAt >= stable:
+		w.servedAt, w.tried = c.now, ""
+		// The promotion did help: what is lost now is another loss, and waits for seconds at most.
+		w.notBefore = min(w.notBefore, c.now+c.pause(min(w.failures, servedPause)))
+	case c.now-w.servedAt >= c.cfg.StableAfter:
 		w.failures = 0
 	}
 }

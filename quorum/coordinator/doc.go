@@ -67,8 +67,8 @@
 // # Pace
 //
 // One proposal about a resource is out at a time. After a promotion, or one that was refused or
-// lost, the next waits RetryAfter, doubled each time up to RetryMost; a primary that served for
-// StableAfter ends that. What was refused because the record had changed is judged anew on the
+// lost, the next waits RetryAfter, doubled each time up to RetryMost. A primary that serves cuts that to
+// four times RetryAfter from then on, and one that served for StableAfter ends it. What was refused because the record had changed is judged anew on the
 // newer record at once.
 //
 // # What is not here

@@ -239,3 +239,17 @@ func TestEvent_NewResource_WaitsForItsFirstPromotion(t *testing.T) {
 		}
 	}
 }
+
+func TestEvent_PrimariesThatServedAreLostEvery3s_EachIsReplacedWithinSeconds(t *testing.T) {
+	g := newRig(t, quorum.Policy{}, "A", "B")
+	now, next := "A", "B"
+	for i := range 8 {
+		g.run(3 * second)
+		g.crash(now)
+		if took := g.wantWithin(next, 4*second); took > 2500*time.Millisecond {
+			t.Errorf("loss %d: %s took the role after %v", i, next, took)
+		}
+		g.restart(now, false)
+		now, next = next, now
+	}
+}
