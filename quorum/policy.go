@@ -31,8 +31,8 @@ type Policy struct {
 	// lease.
 	Fencing    FencingMode  `json:"fencing"`
 	OnNoQuorum NoQuorumMode `json:"on_no_quorum"` // what a primary does that reaches neither peer nor quorum; "": freeze
-	// FreezeDeadline: connections of a primary that has been frozen for so long are closed, 100 ms
-	// to 24 h. 0: never.
+	// FreezeDeadline: connections of a primary that has been frozen for so long are closed, and none is
+	// taken until it goes on, 100 ms to 24 h. 0: never.
 	FreezeDeadline Duration `json:"freeze_deadline"`
 	// ReadsConfirm: each read makes a round trip to a peer that began after the request arrived,
 	// which covers a pause of the whole machine; a lease cannot (rule 4).
@@ -64,7 +64,7 @@ type NoQuorumMode string
 // Modes without a quorum.
 const (
 	NoQuorumFreeze NoQuorumMode = "freeze"   // they wait
-	NoQuorumError  NoQuorumMode = "io-error" // they are answered with EIO
+	NoQuorumError  NoQuorumMode = "io-error" // they are answered with EIO, once the ledger has not answered for PeerTimeout
 )
 
 // needsProof reports whether the policy lets another node take over only from a primary that is

@@ -13,7 +13,11 @@ const (
 	// read under that ID go with it.
 	ActReply ActionKind = iota + 1
 
-	// ActFree ends an ID that is no request: its payload is released.
+	// ActReplyEarly answers request ID with Err while it is still under way. The ID and its payload
+	// go on until ActFree.
+	ActReplyEarly
+
+	// ActFree ends an ID that is no request, or one that was answered early: its payload is released.
 	ActFree
 
 	// ActDrop ends request ID without any answer; its connection is being closed.
@@ -180,10 +184,12 @@ const (
 	NoticeVerifyDone
 	NoticeRefused
 	NoticeError
+	NoticeErrors // requests are answered with errors
+	NoticeClosed // of clients: the freeze has lasted too long
 )
 
 var noticeNames = [...]string{"", "role", "connection", "disk_state", "io_frozen", "io_resumed", "dropped", "joined",
-	"resync_started", "resync_done", "verify_done", "refused", "error"}
+	"resync_started", "resync_done", "verify_done", "refused", "error", "io_errors", "clients_closed"}
 
 func (k NoticeKind) String() string {
 	if int(k) < len(noticeNames) {

@@ -35,6 +35,7 @@ var (
 	ErrOldSession     = errors.New("a newer session of this client is open")
 	ErrTooManyClients = errors.New("too many clients")
 	ErrNotPrimary     = errors.New("this replica does not serve")
+	ErrFrozen         = errors.New("this primary cannot go on, and takes no clients until it can")
 )
 
 // openClient takes in that a client opens a session.
@@ -46,6 +47,9 @@ func (r *Resource) openClient(ev *Event) {
 	switch {
 	case r.role == roleSecondary || r.role == roleStopped:
 		refuse(ErrNotPrimary)
+		return
+	case !r.TakesClients() && r.role == rolePrimary:
+		refuse(ErrFrozen)
 		return
 	case c != nil && ev.Number <= c.number:
 		mark.Hit("old-client-session-refused")

@@ -29,6 +29,8 @@
 //  5. started: one frame to each connected peer and the local write, at the same time.
 //  6. answered: complete locally and acknowledged by every peer that counts (rule 1).
 //
+// What happens when that cannot be is told in freeze.go.
+//
 // A secondary's frame passes stages 3 to 5 and is acknowledged cumulatively.
 //
 // # Per peer

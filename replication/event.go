@@ -53,7 +53,8 @@ const (
 
 	// EvRequest is a client's request: ID from NewID, Op, Flags, Ext (already range-checked;
 	// empty for OpFlush; at most MaxRequest bytes for OpRead and OpWrite, MaxZeroes for the
-	// others: the shell splits). Answered by one ActReply, or by none after ActCloseClients.
+	// others: the shell splits). Answered by one ActReply or ActReplyEarly, or by none after
+	// ActCloseClients.
 	EvRequest
 
 	// EvLocalDone reports the end of a local I/O: ID, Err (nil, or an error that holds the errno),
@@ -197,4 +198,10 @@ type Record struct {
 	Confirm     bool          // as Config.ConfirmReads
 	MaxLease    time.Duration // longest that was ever in force; 0: as configured
 	Size        int64         // bytes
+
+	// NoQuorumError: requests that can go on neither with the members nor by dropping those that are
+	// away get EIO instead of waiting. FreezeDeadline: connections of a primary that has been frozen
+	// for so long are closed; 0: never.
+	NoQuorumError  bool
+	FreezeDeadline time.Duration
 }

@@ -61,6 +61,7 @@ type op struct {
 	logged   bool // holds references in the activity log
 	local    bool // local I/O under way
 	verify   bool
+	told     told // what its client has heard already
 	blockers int32
 	need     uint32 // counting peers whose acknowledgement is awaited, a bit each
 	seq      uint64
@@ -81,6 +82,8 @@ type arena struct {
 	ops  []op
 	free []int32
 	live int
+
+	givenUp int // writes under way whose clients wait for them no more
 }
 
 func (a *arena) alloc() (int32, ID) {
@@ -122,6 +125,9 @@ func (a *arena) claim(id ID) (int32, *op) {
 }
 
 func (a *arena) release(i int32) {
+	if o := &a.ops[i]; o.told != toldNothing && o.kind == opWrite {
+		a.givenUp--
+	}
 	a.ops[i].kind, a.ops[i].state = opFree, opFresh
 	a.free = append(a.free, i)
 	a.live--

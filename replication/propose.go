@@ -13,6 +13,7 @@ type proposalState struct {
 	token   uint64
 	asked   Proposal
 	askedAt time.Duration // the first of those that got no answer since
+	owedAt  time.Duration // the ledger owes an answer since, by Resource.awake; 0: it owes none
 	retryAt time.Duration
 }
 
@@ -48,6 +49,9 @@ func (r *Resource) propose() {
 		r.prop.askedAt = r.now
 	}
 	r.prop.asked = ask
+	if r.prop.owedAt == 0 {
+		r.prop.owedAt = r.awake
+	}
 	p := ask // ask itself stays off the heap when there is nothing to ask
 	r.emit(Action{Kind: ActPropose, Token: r.prop.token, Proposal: &p})
 }
@@ -125,7 +129,9 @@ func (r *Resource) proposalDone(ev *Event) {
 	r.prop.busy = false
 	switch ev.Outcome {
 	case OutcomeApplied:
+		r.prop.owedAt = 0
 	case OutcomeRefused:
+		r.prop.owedAt = 0
 		r.prop.retryAt = r.now + r.cfg.DropGrace
 		if slices.Contains([]ProposalKind{ProposeDrop, ProposeJoin}, r.prop.asked.Kind) {
 			why := "the record has changed"

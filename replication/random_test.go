@@ -27,7 +27,8 @@ func TestWorld_RandomFaults_NothingAnsweredIsLost(t *testing.T) {
 			total[k] += v
 		}
 	}
-	for _, must := range []string{"reply", "dropped", "joined", "resync_done", "io_frozen", "io_resumed", "promoted", "killed", "crashed"} {
+	for _, must := range []string{"reply", "dropped", "joined", "resync_done", "io_frozen", "io_resumed", "promoted", "killed", "crashed",
+		"io_errors", "clients_closed", "reply_early"} {
 		if total[must] == 0 {
 			t.Errorf("no world reached %q", must)
 		}
@@ -46,7 +47,7 @@ func runWorld(t testing.TB, seed uint64) *world {
 			w.progress()
 		case x < 800:
 			n := w.nodes[w.rng.IntN(2)]
-			if n.alive && n.core.Serving() && len(n.requests) < 24 {
+			if n.alive && n.core.TakesClients() && len(n.requests) < 24 {
 				w.issue(n)
 			}
 		case x < 960:
@@ -91,6 +92,15 @@ func runWorld(t testing.TB, seed uint64) *world {
 			n := w.nodes[w.rng.IntN(2)]
 			n.full, n.noRoom = !n.full, w.rng.IntN(2) == 0
 			w.logf("%s full: %v, no room for pages: %v", n.name, n.full, n.noRoom)
+		case x < 999 && (w.ioError || w.deadline > 0) && w.rec.primary >= 0:
+			// Neither peer nor quorum, and then both again in the same epoch.
+			n := w.nodes[w.rec.primary]
+			n.deaf = !n.deaf
+			w.link = !n.deaf
+			if n.deaf {
+				w.breakSession()
+			}
+			w.logf("%s alone: %v", n.name, n.deaf)
 		}
 	}
 	w.heal()

@@ -21,7 +21,10 @@ func (r *Resource) Status(now time.Duration) Status {
 		if r.failed {
 			s.IO, s.Reason = "failed", "the backing device has failed and no other member can take over"
 		} else if why := r.whyFrozen(); why != "" {
-			s.IO, s.Reason = "frozen", why
+			s.IO, s.Reason, s.Closed = "frozen", r.frozenText(why, now), r.freeze.closed
+			if r.freeze.erring && !s.Closed {
+				s.IO = "failed"
+			}
 		}
 	case roleStarting:
 		s.Role, s.IO, s.Reason = "Primary", "frozen", r.whyStarting()

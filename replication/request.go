@@ -27,7 +27,7 @@ func (r *Resource) request(ev *Event) {
 		panic(fmt.Sprintf("core: unknown request %d", ev.Op))
 	}
 	o.client, o.number = ev.Client, ev.Number
-	if r.role == roleSecondary || r.role == roleStopped || !r.clientAdmitted(o) {
+	if r.role == roleSecondary || r.role == roleStopped || r.freeze.closed || !r.clientAdmitted(o) {
 		// Its connection is about to be closed; no answer is the only right one (rule 15).
 		r.discard(i, true)
 		return
@@ -47,6 +47,9 @@ func (r *Resource) admits(o *op) bool {
 	if o.kind == opRead {
 		return r.leaseValid()
 	}
+	if r.givenUp > 0 {
+		return false // what was given up holds memory that no window counts: not more than one of it
+	}
 	// A write or flush begun while a counting member is away could not be answered anyway, and
 	// every block begun is one more suspect.
 	for _, p := range r.peers {
@@ -65,6 +68,8 @@ func (r *Resource) admits(o *op) bool {
 func (r *Resource) admit(i int32) {
 	o := &r.ops[i]
 	switch {
+	case r.freeze.erring && (o.told == toldNothing || !planted.On(planted.ErrorStartsLater)):
+		r.answer(i, syscall.EIO)
 	case !r.admits(o):
 		o.state = opHeld
 		r.held = append(r.held, r.id(i))
@@ -148,9 +153,16 @@ func (r *Resource) admitGated() {
 	}
 }
 
-// answer ends request i.
+// answer ends request i. One that was given up has its answer already.
 func (r *Resource) answer(i int32, err error) {
-	r.emit(Action{Kind: ActReply, ID: r.id(i), Err: err})
+	a := Action{Kind: ActReply, ID: r.id(i), Err: err}
+	if t := r.ops[i].told; t != toldNothing {
+		r.readmit = true
+		if !planted.On(planted.ErrorAnsweredTwice) {
+			a.Kind, a.Err = t.lastWord(), nil
+		}
+	}
+	r.emit(a)
 	r.release(i)
 }
 
@@ -170,6 +182,8 @@ func (r *Resource) readDone(i int32, o *op, err error) {
 		r.diskAnswer(i, err)
 	case r.role != rolePrimary && r.role != roleStopping:
 		r.discard(i, true)
+	case o.told != toldNothing:
+		r.answer(i, nil)
 	case !r.leaseValid() && !planted.On(planted.LeaseNotRechecked), !r.confirmed(o.began):
 		// Rule 4: checked again after the last byte was read.
 		mark.Hit("read-waits-for-lease")
@@ -328,7 +342,7 @@ func (r *Resource) failWrite(i int32) {
 		return
 	}
 	mark.Hit("write-failed")
-	if !r.suspect(o.ext) {
+	if o.told != toldNothing || !r.suspect(o.ext) {
 		r.answer(i, o.err)
 		return
 	}

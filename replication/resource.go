@@ -72,6 +72,7 @@ type Resource struct {
 	flush       flushState
 	prop        proposalState
 	frozen      bool
+	freeze      freezeState
 	clients     map[ClientID]*client
 	opening     []ClientID    // clients whose newest session waits to be admitted, in order
 	stamp       uint64        // changes of the stored activity log: see checkRestored
@@ -246,6 +247,7 @@ func (r *Resource) settle() {
 // settle has new work.
 func (r *Resource) advanceAll() bool {
 	r.advanceRole()
+	r.advanceFreeze()
 	for _, p := range r.peers {
 		r.advance(p)
 	}
@@ -411,7 +413,7 @@ func (r *Resource) discard(i int32, client bool) {
 	r.unlock(i)
 	r.unlog(i)
 	k := ActFree
-	if client {
+	if client && o.told != toldError {
 		k = ActDrop
 	}
 	r.emit(Action{Kind: k, ID: r.id(i)})

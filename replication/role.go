@@ -17,6 +17,9 @@ func (r *Resource) ledger(rec *Record) {
 	old := r.rec
 	r.rec = rec
 	r.meta.Version = rec.Version
+	if r.prop.owedAt != 0 {
+		r.prop.owedAt = r.awake // it was heard of
+	}
 	if rec.Size > r.meta.Size {
 		r.grow(rec.Size)
 	}
@@ -345,7 +348,7 @@ func (r *Resource) discardClients() {
 // failUnfinished is what ErrorAtDemotion plants: an error for everything that is unfinished.
 func (r *Resource) failUnfinished() {
 	for i := range r.ops {
-		if o := &r.ops[i]; (o.kind == opRead || o.kind == opWrite || o.kind == opFlush) && !o.local && o.state != opOrphan {
+		if o := &r.ops[i]; (o.kind == opRead || o.kind == opWrite || o.kind == opFlush) && !o.local && o.state != opOrphan && o.told == toldNothing {
 			r.emit(Action{Kind: ActReply, ID: r.id(int32(i)), Err: syscall.EIO})
 		}
 	}

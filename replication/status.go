@@ -6,7 +6,8 @@ import "time"
 type Status struct {
 	Role      string // Primary, Secondary
 	Serving   bool
-	IO        string // running, frozen, failed, none
+	IO        string // running, frozen, failed (requests get errors), none
+	Closed    bool   // frozen for longer than the policy allows: connections are closed and refused
 	Reason    string // why IO is not running, a sentence
 	State     DiskState
 	Unclean   bool

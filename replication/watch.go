@@ -9,11 +9,15 @@ import (
 
 // noteFreeze reports when requests begin to wait and when they go on.
 func (r *Resource) noteFreeze() {
-	frozen := r.role == rolePrimary && len(r.held) > 0 && r.whyFrozen() != ""
+	given := r.freeze.erring || r.freeze.closed // then nothing is held any more
+	frozen := r.role == rolePrimary && (len(r.held) > 0 || given) && r.whyFrozen() != ""
 	if frozen == r.frozen {
 		return
 	}
 	r.frozen = frozen
+	if frozen && given { // it was said how
+		return
+	}
 	if frozen {
 		r.notice(NoticeFrozen, "", "requests wait: %s", r.whyFrozen())
 	} else if r.role == rolePrimary {

@@ -35,6 +35,10 @@ type world struct {
 	trace      []string
 	events     map[string]int
 	mayDiverge bool // a test made them so
+
+	ioError  bool          // policy: errors without a quorum
+	deadline time.Duration // policy: of a freeze
+	patience time.Duration // PeerTimeout; 0: the default
 }
 
 type wnode struct {
@@ -61,6 +65,8 @@ type wnode struct {
 	noRoom   bool // the metadata file cannot grow
 	hang     bool // the disk completes nothing
 	full     bool // disk full: writes fail with ENOSPC
+	onAct    func(Action)
+	onReply  func(Action)
 }
 
 type wrecord struct {
@@ -111,6 +117,12 @@ func newWorld(t testing.TB, seed uint64) *world {
 	w := &world{t: t, seed: seed, rng: rand.New(rand.NewPCG(seed, 1)), size: 12 * bitmap.RegionSize, link: true,
 		blocks: map[int64]*wblock{}, now: time.Hour, events: map[string]int{}}
 	w.rec = wrecord{version: 1, primary: -1, in: [2]bool{true, true}}
+	switch seed % 4 {
+	case 1:
+		w.ioError, w.patience = true, 80*time.Millisecond
+	case 2:
+		w.deadline = 100 * time.Millisecond
+	}
 	for i, name := range []string{"n1", "n2"} {
 		n := &wnode{w: w, i: i, name: name, cache: make([]uint64, w.size/bitmap.BlockSize), durable: make([]uint64, w.size/bitmap.BlockSize)}
 		n.stored = Stored{Meta: Meta{State: UpToDate, Size: w.size}, Clean: true}
@@ -140,6 +152,7 @@ func (w *world) record(n *wnode) *Record {
 	if w.rec.primary < 0 && w.rec.epoch > 0 {
 		rec.Released = []uint64{w.rec.epoch}
 	}
+	rec.NoQuorumError, rec.FreezeDeadline = w.ioError, w.deadline
 	if w.rec.primary >= 0 {
 		rec.Primary = w.nodes[w.rec.primary].name
 		rec.PrimaryIsMe = w.rec.primary == n.i && w.rec.process == n.process
@@ -168,7 +181,7 @@ func (n *wnode) start() {
 	st := n.stored
 	st.Bitmaps = []*bitmap.Bitmap{n.pages.Clone()}
 	core, err := New(Config{Resource: "r0", Node: n.name, Instance: uint64(100 + n.i), Boot: fmt.Sprint(n.boot), Process: n.process,
-		Peers: []string{w.nodes2(n.i)}, Regions: 7, NewID: func() uint64 { return w.rng.Uint64() | 1 }}, st)
+		Peers: []string{w.nodes2(n.i)}, Regions: 7, PeerTimeout: w.patience, NewID: func() uint64 { return w.rng.Uint64() | 1 }}, st)
 	if err != nil {
 		w.fail("%v", err)
 	}
@@ -240,8 +253,11 @@ func (n *wnode) step(ev *Event) {
 
 func (n *wnode) act(a Action) {
 	w := n.w
+	if n.onAct != nil {
+		n.onAct(a)
+	}
 	switch a.Kind {
-	case ActReply:
+	case ActReply, ActReplyEarly:
 		n.reply(a)
 	case ActDrop:
 		w.unknown(n.requests[a.ID])
@@ -362,6 +378,9 @@ func (n *wnode) reply(a Action) {
 		w.fail("%s answers %#x twice or unasked", n.name, uint64(a.ID))
 	}
 	w.events["reply"]++
+	if n.onReply != nil {
+		n.onReply(a)
+	}
 	lo, hi := blocksOf(r.ext)
 	now := w.clock()
 	switch {
@@ -379,6 +398,10 @@ func (n *wnode) reply(a Action) {
 		w.checkAcked(n, r)
 	}
 	delete(n.requests, a.ID)
+	if a.Kind == ActReplyEarly {
+		w.events["reply_early"]++
+		return
+	}
 	delete(n.slots, a.ID)
 }
 

@@ -116,6 +116,13 @@ const (
 	WaitForPeerSkipped               // a new primary serves before a silent peer is dropped or equal
 	SplitTrim                        // a piece takes its activity-log regions one by one
 	PartialDrop                      // members that fail together are dropped one by one, each handed to the other
+	ErrorsAtOnce                     // requests are answered with errors as soon as a member is away
+	ErrorUnlocksRange                // a write that is answered with an error while it is under way gives its range free
+	ErrorAnsweredTwice               // a request that is answered with an error while it is under way is answered again at its end
+	ErrorStartsLater                 // a request that is answered with an error before it was begun is begun later
+	GivenUpForgotten                 // a write whose client is given up is forgotten while a member lacks it
+	FreezeDeadlineAnswers            // requests are answered with errors before the freeze deadline closes their connections
+	FreezeDeadlineAdmits             // connections are taken after the freeze deadline has closed them
 	end
 )
 
@@ -238,6 +245,13 @@ var infos = [end]Info{
 	WaitForPeerSkipped:           {"WaitForPeerSkipped", 18, "a new primary serves before a silent peer is dropped or equal"},
 	SplitTrim:                    {"SplitTrim", 5, "a piece takes its activity-log regions one by one"},
 	PartialDrop:                  {"PartialDrop", 18, "members that fail together are dropped one by one, each handed to the other"},
+	ErrorsAtOnce:                 {"ErrorsAtOnce", 2, "requests are answered with errors as soon as a member is away"},
+	ErrorUnlocksRange:            {"ErrorUnlocksRange", 7, "a write that is answered with an error while it is under way gives its range free"},
+	ErrorAnsweredTwice:           {"ErrorAnsweredTwice", 15, "a request that is answered with an error while it is under way is answered again at its end"},
+	ErrorStartsLater:             {"ErrorStartsLater", 15, "a request that is answered with an error before it was begun is begun later"},
+	GivenUpForgotten:             {"GivenUpForgotten", 6, "a write whose client is given up is forgotten while a member lacks it"},
+	FreezeDeadlineAnswers:        {"FreezeDeadlineAnswers", 15, "requests are answered with errors before the freeze deadline closes their connections"},
+	FreezeDeadlineAdmits:         {"FreezeDeadlineAdmits", 15, "connections are taken after the freeze deadline has closed them"},
 }
 
 func (b Bug) String() string {

@@ -30,6 +30,9 @@ func Project(s *quorum.State, rec *quorum.Resource, self quorum.Incumbent, peers
 		Confirm:     rec.Policy.ReadsConfirm,
 		MaxLease:    time.Duration(rec.LongestLease),
 		Released:    released(s, rec),
+
+		NoQuorumError:  rec.Policy.OnNoQuorum == quorum.NoQuorumError,
+		FreezeDeadline: time.Duration(rec.Policy.FreezeDeadline),
 	}
 	if planted.On(planted.PrimaryFromRecord) && rec.Primary.Node == self.Node {
 		out.PrimaryIsMe = true

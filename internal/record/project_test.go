@@ -68,6 +68,13 @@ func TestProject(t *testing.T) {
 			}
 		})
 	}
+	t.Run("what the policy says about a lost quorum", func(t *testing.T) {
+		rec := base
+		rec.Policy = quorum.Policy{OnNoQuorum: quorum.NoQuorumError, FreezeDeadline: 2e9}
+		if got := Project(nil, &rec, me, []string{"n1", "n3"}); !got.NoQuorumError || got.FreezeDeadline != 2*time.Second {
+			t.Errorf("%+v", *got)
+		}
+	})
 	t.Run("nobody at all is not primary of a record without one", func(t *testing.T) {
 		if Project(nil, &quorum.Resource{Name: "r0"}, quorum.Incumbent{}, nil).PrimaryIsMe {
 			t.Error("PrimaryIsMe")
