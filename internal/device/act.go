@@ -22,6 +22,8 @@ func (t *turn) act(a *replication.Action) {
 	switch a.Kind {
 	case replication.ActReply:
 		d.end(t, a.ID, a.Err, false)
+	case replication.ActReplyEarly:
+		d.endEarly(t, a.ID, a.Err)
 	case replication.ActDrop:
 		d.end(t, a.ID, nil, true)
 	case replication.ActFree:

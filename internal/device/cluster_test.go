@@ -41,6 +41,9 @@ type pair struct {
 	failed   map[string]bool
 	instance map[string]uint64
 	lineage  []uint64
+	silent   bool // the ledger does not answer
+	ioError  bool // policy: errors without a quorum
+	deadline time.Duration
 }
 
 // node is one node of a pair; d is nil while it is down.
@@ -226,7 +229,7 @@ func (p *pair) record(n *node) *replication.Record {
 	r := &replication.Record{
 		Version: p.version, Epoch: p.epoch, Primary: p.primary, PrimaryIsMe: p.primary == n.name && p.process == n.process,
 		SelfInSet: p.inSet[n.name], SelfFailed: p.failed[n.name], SelfKnown: true,
-		Lineage: slices.Clone(p.lineage), Size: p.size,
+		Lineage: slices.Clone(p.lineage), Size: p.size, NoQuorumError: p.ioError, FreezeDeadline: p.deadline,
 	}
 	for _, name := range p.names {
 		if name != n.name {
@@ -262,6 +265,11 @@ func (p *pair) publish() {
 func (n *node) Propose(_ context.Context, q replication.Proposal) (replication.Outcome, *replication.Record) {
 	p := n.p
 	p.mu.Lock()
+	if p.silent {
+		p.mu.Unlock()
+		time.Sleep(20 * time.Millisecond)
+		return replication.OutcomeNotDone, nil
+	}
 	if q.Version != p.version || q.Epoch != p.epoch || p.primary != n.name || p.process != n.process {
 		rec := p.record(n)
 		p.mu.Unlock()

@@ -220,7 +220,7 @@ func (d *Device) GrowBacking(size int64) error {
 	return nil
 }
 
-// Serving reports whether this replica is primary and admits requests.
+// Serving reports whether this replica is primary and admits requests, if perhaps to let them wait.
 func (d *Device) Serving() bool {
 	d.mu.Lock()
 	defer d.mu.Unlock()

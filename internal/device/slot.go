@@ -125,6 +125,25 @@ func (d *Device) end(t *turn, id replication.ID, err error, drop bool) {
 	c := s.call
 	*s = slot{}
 	d.used--
+	d.endPiece(t, c, err, drop)
+}
+
+// endEarly ends one piece of a request as far as its client is concerned. The operation goes on: its
+// payload, which may yet be sent again, is the slot's own from now on. Caller holds mu.
+func (d *Device) endEarly(t *turn, id replication.ID, err error) {
+	s := d.find(id)
+	if s == nil || s.call == nil {
+		panic(fmt.Sprintf("device: early answer to operation %#x, which is no request", uint64(id)))
+	}
+	c := s.call
+	s.call = nil
+	if s.buf != nil {
+		s.buf.Retain()
+	}
+	d.endPiece(t, c, err, false)
+}
+
+func (d *Device) endPiece(t *turn, c *call, err error, drop bool) {
 	c.left--
 	c.drop = c.drop || drop
 	if c.err == nil {

@@ -19,11 +19,11 @@ type door struct {
 }
 
 // Backend returns what serves the connections that are accepted now; false when this replica
-// does not serve. Ask anew for each connection: once the role is lost it drops what it gets.
+// does not serve, or has been frozen for so long that it takes no connections (Status.Closed). Ask anew for each connection: once the role is lost it drops what it gets.
 func (d *Device) Backend() (nbd.Backend, bool) {
 	d.mu.Lock()
 	defer d.mu.Unlock()
-	if d.shut || !d.core.Serving() {
+	if d.shut || !d.core.TakesClients() {
 		return nil, false
 	}
 	return &door{d: d, n: d.doors}, true

@@ -88,6 +88,8 @@ func advisePrimary(s situation) []string {
 		return []string{fmt.Sprintf("Nobody is primary of %s%s, so nobody can use it. Data is safe on: %s. Next: lockstep promote %s --on %s.", name, why, set(s.rec), name, best(s))}
 	case p.Node == s.self && s.local != nil && s.local.Role != rolePrimary:
 		return []string{fmt.Sprintf("%s is recorded as primary of %s, but by a process that is gone, so nobody serves. Data is safe on: %s. Next: lockstep promote %s --on %s.", s.self, name, set(s.rec), name, s.self)}
+	case p.Node == s.self && s.local != nil && s.local.IO == control.IOFailed && s.local.State != replication.Failed:
+		return []string{fmt.Sprintf("Requests to %s are answered with errors: %s. Acknowledged data is safe.", name, reason(*s.local))}
 	case p.Node == s.self && s.local != nil && s.local.IO != control.IORunning:
 		return []string{fmt.Sprintf("Requests to %s wait: %s. Acknowledged data is safe; the requests go on by themselves when the cause is gone.", name, reason(*s.local))}
 	case p.Node == s.self:
@@ -96,6 +98,8 @@ func advisePrimary(s situation) []string {
 		return adviseSilent(s)
 	case s.remote.Process != p.Process:
 		return []string{fmt.Sprintf("%s, the recorded primary of %s, was started again and does not serve yet. Data is safe on: %s. Next: lockstep promote %s --on %s.", p.Node, name, set(s.rec), name, p.Node)}
+	case s.remote.Resource.IO.State == control.IOFailed && s.remote.State != replication.Failed.String():
+		return []string{fmt.Sprintf("Requests to %s are answered with errors by %s: %s. Acknowledged data is safe.", name, p.Node, s.remote.Resource.IO.Reason)}
 	case s.remote.Resource.IO.State == control.IOFrozen:
 		return []string{fmt.Sprintf("Requests to %s wait on %s: %s. Acknowledged data is safe.", name, p.Node, s.remote.Resource.IO.Reason)}
 	}

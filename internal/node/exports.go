@@ -47,7 +47,7 @@ func (e *exports) Lookup(ctx context.Context, name string) (*nbd.Export, error) 
 				}, nil
 			}
 			if st := rep.Status(); st.Role == rolePrimary {
-				return nil, &nbd.ErrNotServed{Kind: nbd.NotServedShutdown, Reason: fmt.Sprintf("%s is primary of %s and does not serve yet: %s", self, name, reason(st))}
+				return nil, &nbd.ErrNotServed{Kind: nbd.NotServedShutdown, Reason: fmt.Sprintf("%s is primary of %s and does not serve now: %s", self, name, reason(st))}
 			}
 		}
 	}

@@ -180,6 +180,7 @@ func TestAdvise(t *testing.T) {
 		}, []string{"Do not give its files up", "not connected", "n1 alone"}},
 		{"primary restarted", func(s *situation) { s.remote.Process = 5 }, []string{"promote r0 --on n1"}},
 		{"primary frozen", func(s *situation) { s.remote.Resource.IO = control.IO{State: control.IOFrozen, Reason: "no quorum"} }, []string{"no quorum"}},
+		{"primary answers with errors", func(s *situation) { s.remote.Resource.IO = control.IO{State: control.IOFailed, Reason: "no quorum"} }, []string{"answered with errors by n1: no quorum"}},
 		{"not open here", func(s *situation) { s.fault, s.local = &fault{replication.Diskless, "backing is missing"}, nil }, []string{"backing is missing"}},
 		{"not open here, and the only copy", func(s *situation) {
 			s.fault, s.local = &fault{replication.Diskless, "backing is missing"}, nil
