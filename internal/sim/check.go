@@ -18,6 +18,7 @@ func (w *World) checkStep(p *Proc) {
 	}
 	w.serves(p)
 	w.checkLease(p)
+	p.errs = p.errs && p.core.Erring()
 	if p.ticks%16 == 0 {
 		w.checkBounds(p)
 	}
@@ -94,9 +95,20 @@ func (w *World) judgeError(p *Proc, r *request, err error) {
 	case errors.Is(err, syscall.ENOSPC):
 	case errors.Is(err, syscall.EIO) && p.core != nil && p.core.Status(p.h.clock()).State == replication.Failed:
 	case errors.Is(err, syscall.EIO) && w.diskWasHurt(p.h):
+	case errors.Is(err, syscall.EIO) && r.excused:
 	default:
 		w.fail("%s answers value %d with an error: %v", p.h.name, r.value, err)
 	}
+}
+
+// mayErr reports whether the policy asks p for errors now: it asked the ledger for something which that
+// did not answer for PeerTimeout, by the slowest clock, and it has not gone on since.
+func (p *Proc) mayErr() bool {
+	if p.w.Config.IOError && p.owed > 0 && p.w.now-p.owed >= peerTimeout*9/10 {
+		p.errs = true
+	}
+	p.errs = p.errs && p.core.Erring()
+	return p.errs
 }
 
 // diskWasHurt reports whether a fault of the plan can have made the disk of h fail.

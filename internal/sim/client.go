@@ -33,6 +33,8 @@ type request struct {
 	value uint64
 	hist  OpID
 	done  bool
+	sent  int  // how often
+	begun bool // a server did something for it
 
 	answer // once there is one
 }
@@ -96,7 +98,7 @@ func (c *client) dial() {
 	c.wake(time.Duration(5+w.load.IntN(40)) * time.Millisecond)
 	for i := range w.hosts {
 		p := w.hosts[(i+c.index)%len(w.hosts)].proc
-		if p == nil || p.core == nil || p.paused || !p.core.Serving() || w.clientCut(c, p.h) {
+		if p == nil || p.core == nil || p.paused || !p.core.TakesClients() || w.clientCut(c, p.h) {
 			continue
 		}
 		if c.id != 0 {
@@ -121,7 +123,7 @@ func (w *World) clientCut(_ *client, h *Host) bool { return w.cuts[clientTraffic
 // open is the server's side of a new connection.
 func (n *conn) open() {
 	p := n.p
-	if !p.core.Serving() {
+	if !p.core.TakesClients() {
 		n.serverClosed(p.w)
 		return
 	}
@@ -239,6 +241,7 @@ func (c *client) ask(r *request) {
 // send puts a request on its way to the server.
 func (n *conn) send(r *request) {
 	w := n.p.w
+	r.sent++
 	d := w.latency()
 	if n.stalled > w.now {
 		d += n.stalled - w.now
@@ -350,7 +353,10 @@ func (p *Proc) reply(a *replication.Action) {
 	w := p.w
 	s := p.slot(a.ID)
 	call, vals := s.call, s.vals
-	*s = slot{}
+	s.call.req = nil
+	if a.Kind == replication.ActReply { // otherwise the payload stays
+		*s = slot{}
+	}
 	if call.req == nil {
 		w.fail("%s answers %#x twice or unasked", p.h.name, uint64(a.ID))
 		return
@@ -363,11 +369,12 @@ func (p *Proc) reply(a *replication.Action) {
 		return
 	}
 	err := a.Err
+	excused := err != nil && p.mayErr()
 	w.after(w.latency(), func() {
 		if n.gone || n.c.conn != n || r.done {
 			return
 		}
-		r.done = true
+		r.done, r.excused = true, excused
 		n.c.out = slices.DeleteFunc(n.c.out, func(o *request) bool { return o == r })
 		w.answered(n.p, r, vals, err)
 		n.c.wake(0)
@@ -376,13 +383,17 @@ func (p *Proc) reply(a *replication.Action) {
 
 // answered takes an answer into the history.
 func (w *World) answered(p *Proc, r *request, vals []uint64, err error) {
-	r.answer = answer{answered: true, vals: vals, err: err}
+	r.answer = answer{answered: true, vals: vals, err: err, excused: r.excused}
 	if err != nil {
 		if w.log.Verbose() {
 			w.log.Addf(w.now, colClients, kindClient, "c%d gets an error for value %d: %v", r.c.index, r.value, err)
 		}
 		w.judgeError(p, r, err)
-		w.report(w.history.Failed(r.hist, MayHave, w.now))
+		outcome := MayHave
+		if r.sent == 1 && !r.begun {
+			outcome = NotDone
+		}
+		w.report(w.history.Failed(r.hist, outcome, w.now))
 		return
 	}
 	if v := w.ops[r.value]; v != nil && r.op == replication.OpWrite && v.acked == 0 {

@@ -57,6 +57,10 @@ type Config struct {
 	LoseAll    bool          // crashes may take every member at once
 	Faults     []faultKind
 	FaultCount int
+
+	// What a primary does that reaches neither its peers nor a quorum.
+	IOError  bool          // it answers with errors
+	Deadline time.Duration // it closes connections after that; 0: never
 }
 
 // drawConfig draws the mix of a seed.
@@ -95,7 +99,25 @@ func drawConfig(rng *rand.Rand) Config {
 	return c
 }
 
+// drawPolicy draws what a primary without a quorum does. Mostly it freezes, for as long as it takes.
+func (c *Config) drawPolicy(rng *rand.Rand) {
+	deadline := func(of ...int) time.Duration { return time.Duration(of[rng.IntN(len(of))]) * time.Millisecond }
+	switch rng.IntN(8) {
+	case 0:
+		c.IOError = true
+		if rng.IntN(4) == 0 {
+			c.Deadline = deadline(1500, 2500) // some time after errors began
+		}
+	case 1:
+		c.Deadline = deadline(150, 400, 1500)
+	}
+}
+
 func (c Config) String() string {
-	return fmt.Sprintf("%s, %v, %d clients of depth %d on %d blocks, kernel-like %v, sub-block %v, faults %v",
+	text := fmt.Sprintf("%s, %v, %d clients of depth %d on %d blocks, kernel-like %v, sub-block %v, faults %v",
 		c.Shape, c.Length, c.Clients, c.Depth, c.Blocks, c.Kernel, c.SubBlock, c.Faults)
+	if c.IOError || c.Deadline > 0 {
+		text += fmt.Sprintf(", errors without a quorum %v, freeze deadline %v", c.IOError, c.Deadline)
+	}
+	return text
 }

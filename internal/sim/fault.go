@@ -112,6 +112,17 @@ func drawPlan(rng *rand.Rand, c Config) []Fault {
 	return plan
 }
 
+// drawBlackout draws a time in which nobody hears of anybody, so that nobody can take over: what the
+// policies of a primary without a quorum are for.
+func drawBlackout(rng *rand.Rand, c Config) (plan []Fault) {
+	names, _ := c.Shape.names()
+	at, length := time.Duration(rng.Int64N(int64(c.Length))), time.Duration(1000+rng.IntN(3000))*time.Millisecond
+	for i := range names {
+		plan = append(plan, Fault{At: at, Kind: faultIsolate, A: i, B: (i + 1) % len(names), For: length, Arg: 1})
+	}
+	return plan
+}
+
 // ofData reports whether a fault is about hosts with replicas.
 func (k faultKind) ofData() bool {
 	switch k {

@@ -191,12 +191,13 @@ func (w *World) coreConfig(p *Proc) replication.Config {
 		Resource: resourceName, ResourceID: resourceID, Node: p.h.name, Instance: p.h.instance, Boot: p.h.bootID(),
 		Process: p.id, Peers: p.peers, Regions: bitmap.MinRegions, LogicalBlock: block,
 		MaxLease: 300 * time.Millisecond, DiskTimeout: 3 * time.Second, StallTimeout: 2 * time.Second,
-		PeerTimeout: time.Second, Window: 1 << 20, ConfirmReads: w.Config.Confirm,
+		PeerTimeout: peerTimeout, Window: 1 << 20, ConfirmReads: w.Config.Confirm,
 		NewID: func() uint64 { return w.net.Uint64() | 1 },
 	}
 }
 
 const (
+	peerTimeout  = time.Second
 	resourceName = "r0"
 	resourceID   = 77
 )

@@ -27,7 +27,9 @@ type ledgerSide struct {
 	state  *quorum.State           // newest that the voter showed
 	newest *quorum.Resource        // newest record that this process knows, from wherever
 
-	hold      bool // the next StepDown is an operator's demote
+	owed      time.Duration // the ledger owes the core an answer since; 0: it does not
+	errs      bool          // the core rightly answers with errors
+	hold      bool          // the next StepDown is an operator's demote
 	starting  *voter.Proposal
 	registers *voter.Proposal
 	busy      bool // in voter.Ready
@@ -197,6 +199,9 @@ func (p *Proc) propose(token uint64, ask replication.Proposal) {
 	cmd := by.Command(ask, w.net.Uint64()|1)
 	w.note(p.h, kindLedger, "proposes %s", cmd.String())
 	done := false
+	if p.owed == 0 {
+		p.owed = w.now
+	}
 	answer := func(o replication.Outcome, res quorum.Result) {
 		if done {
 			return
@@ -205,6 +210,9 @@ func (p *Proc) propose(token uint64, ask replication.Proposal) {
 		p.into(w.between(0, time.Millisecond), func() {
 			if res.Resource != nil {
 				p.learn(res.Resource)
+			}
+			if o == replication.OutcomeApplied || o == replication.OutcomeRefused {
+				p.owed = 0
 			}
 			p.step(&replication.Event{Kind: replication.EvProposalDone, Token: token, Outcome: o, Err: res.Err()})
 		})

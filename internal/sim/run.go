@@ -31,7 +31,13 @@ type Plan struct {
 func Draw(seed uint64) Plan {
 	rng := rand.New(rand.NewPCG(seed, 3))
 	c := drawConfig(rng)
-	return Plan{Seed: seed, Config: c, Faults: drawPlan(rng, c)}
+	plan := drawPlan(rng, c)
+	more := rand.New(rand.NewPCG(seed, 4)) // apart, so that the rest of a run is as it was
+	c.drawPolicy(more)
+	if c.IOError || c.Deadline > 0 {
+		plan = append(plan, drawBlackout(more, c)...)
+	}
+	return Plan{Seed: seed, Config: c, Faults: plan}
 }
 
 // Run carries a plan out and returns the world as it ended. World.Failure tells what was found.
@@ -124,6 +130,10 @@ func (w *World) create() {
 		if w.Config.Stonith {
 			create.Policy.Fencing = quorum.FencingStonith
 		}
+		if w.Config.IOError {
+			create.Policy.OnNoQuorum = quorum.NoQuorumError
+		}
+		create.Policy.FreezeDeadline = quorum.Duration(w.Config.Deadline)
 		for _, o := range w.hosts {
 			if o.data {
 				create.Replicas = append(create.Replicas, quorum.NewReplica{Node: o.name, DataPath: "/d"})
@@ -243,6 +253,9 @@ func (w *World) unrest(broken []*Host) string {
 	p := w.serving()
 	if p == nil || p.core.Fitness(p.h.clock()).Failed {
 		return "nobody serves"
+	}
+	if p.core.Erring() || !p.core.TakesClients() {
+		return "the primary does not go on"
 	}
 	for _, c := range w.clients {
 		if len(c.out) > 0 {

@@ -53,7 +53,8 @@ func (s *scene) cluster(c *command) {
 	plan := Plan{Seed: *sceneSeed, Config: Config{
 		Shape: shape, Blocks: 48, Trims: 1, Kernel: c.flag("kernel"), SubBlock: c.flag("subblock"), Confirm: c.flag("confirm"),
 		Stonith: c.flag("stonith"), Drift: c.flag("drift"), OldFrames: c.flag("old-frames"), LoseAll: true,
-		ImpatientP: c.flag("impatient"), SlowDisk: calmLatency, SlowNet: calmLatency,
+		ImpatientP: c.flag("impatient"), SlowDisk: calmLatency, SlowNet: calmLatency, IOError: c.flag("io-error"),
+		Deadline: c.duration(c.key("deadline", "0s")),
 	}}
 	primary := c.key("primary", "n1")
 	s.close()
@@ -230,7 +231,11 @@ func (s *scene) describeHost(h *Host) string {
 		text += ", in set"
 	}
 	if st.IO != "running" && st.IO != "none" || st.Reason != "" {
-		text += ", I/O " + st.IO + ": " + st.Reason
+		why, _, _ := strings.Cut(st.Reason, "; frozen for ") // how long depends on every detail
+		text += ", I/O " + st.IO + ": " + why
+	}
+	if st.Closed {
+		text += ", takes no clients"
 	}
 	if p.core.Serving() && !p.core.LeaseHeldAt(h.clock()) {
 		text += ", no lease"

@@ -5,4 +5,5 @@ type answer struct {
 	answered bool
 	vals     []uint64 // of a read, one a sector
 	err      error
+	excused  bool // the error is one that the policy asks for
 }

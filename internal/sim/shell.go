@@ -148,7 +148,7 @@ func (p *Proc) slot(id replication.ID) *slot {
 // act carries out one action.
 func (p *Proc) act(a *replication.Action) {
 	switch a.Kind {
-	case replication.ActReply:
+	case replication.ActReply, replication.ActReplyEarly:
 		p.reply(a)
 	case replication.ActDrop, replication.ActFree:
 		*p.slot(a.ID) = slot{}
@@ -202,6 +202,9 @@ func (p *Proc) beginIO(a *replication.Action) {
 	io := p.newIO()
 	io.a, io.mark = *a, p.h.disk.BeginSync()
 	p.io = append(p.io, io)
+	if r := p.slot(a.ID).call.req; r != nil {
+		r.begun = true
+	}
 	if sub := p.w.Config.SubBlock; sub && a.Kind == replication.ActLocalWrite {
 		io.old = p.h.disk.Read(a.Ext.RoundOut(bitmap.BlockSize), nil)
 	}
