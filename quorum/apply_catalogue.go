@@ -71,7 +71,7 @@ func registerReplica(r *Resource, g *RegisterReplica) error {
 		return refusef(ErrInSet, "the replica on %q is in the set as instance %x; it must be dropped before %x replaces it",
 			g.Node, rep.Instance, g.Instance)
 	}
-	rep.Instance, rep.Failed, rep.Error = g.Instance, false, ""
+	rep.Instance, rep.Failed, rep.Error, rep.Lost = g.Instance, false, "", false
 	if r.Epoch == 0 && (r.Source == "" || r.Source == g.Node) {
 		rep.InSet = true
 	}
@@ -156,6 +156,10 @@ func changeNodes(s *State, c *Command) (*State, error) {
 		return fenceEnded(s, f.Target, f.Boot, f.ID, FenceMissed, f.Text)
 	case KindUnfence:
 		return unfence(s, c.Unfence.Target)
+	case KindAddToken:
+		return addToken(s, c.AddToken)
+	case KindUseToken:
+		return useToken(s, c.UseToken)
 	}
 	panic(fmt.Sprintf("quorum: %s is not about nodes", c.Kind()))
 }
@@ -177,6 +181,12 @@ func addNode(s *State, add *AddNode) (*State, error) {
 		n.Nodes = slices.Clone(s.Nodes)
 		n.Nodes[i] = add.Node
 		n.Nodes[i].Boot, n.Nodes[i].Process = s.Nodes[i].Boot, s.Nodes[i].Process
+		// A node that comes back with a new ledger and its old certificate is where it was.
+		if id := add.Node.Identity; id != "" && id != s.Nodes[i].Identity {
+			n.Resources = lostOn(s.Resources, add.Node.Name)
+		}
+		n.Nodes[i].Gossip = cmp.Or(add.Node.Gossip, s.Nodes[i].Gossip)
+		n.Nodes[i].Identity = cmp.Or(add.Node.Identity, s.Nodes[i].Identity)
 	case add.Replaces != 0:
 		return nil, refusef(ErrUnknown, "there is no node %q to replace", add.Node.Name)
 	case len(s.Nodes) >= MaxNodes:
@@ -185,6 +195,22 @@ func addNode(s *State, add *AddNode) (*State, error) {
 		n.Nodes = insert(s.Nodes, i, add.Node)
 	}
 	return &n, nil
+}
+
+// lostOn returns all with the replicas of node marked as lost. Who is in the set stays in it: only
+// the primary may say that its acknowledged writes are not needed.
+func lostOn(all []Resource, node string) []Resource {
+	out := slices.Clone(all)
+	for i := range out {
+		if out[i].Replica(node) == nil || out[i].Deleted {
+			continue
+		}
+		r := out[i].clone()
+		r.Replica(node).Lost = true
+		r.Version++
+		out[i] = *r
+	}
+	return out
 }
 
 func removeNode(s *State, name string) (*State, error) {

@@ -74,7 +74,7 @@ func joinReplica(s *State, r *Resource, j *JoinReplica) error {
 	if err := mayJoin(s, j.Node); err != nil {
 		return err
 	}
-	rep.InSet = true
+	rep.InSet, rep.Lost = true, false
 	return nil
 }
 

@@ -132,6 +132,16 @@ func (c *Command) checkNodes(k Kind, f *faults) {
 		f.text("text", q.Text, MaxText)
 	case KindUnfence:
 		f.name("node", c.Unfence.Target)
+	case KindAddToken:
+		f.token(c.AddToken.Token)
+		if c.AddToken.Token.UsedBy != "" || c.AddToken.Token.UsedName != "" {
+			f.addf("a token is not used when it is made")
+		}
+	case KindUseToken:
+		u := c.UseToken
+		f.hex("token id", u.ID, 8)
+		f.hex("key", u.Key, 32)
+		f.name("node", u.Name)
 	}
 }
 
@@ -275,6 +285,8 @@ func (f *faults) node(n Node) {
 	f.name("node", n.Name)
 	f.nonZero("voter id", n.VoterID)
 	f.text("address", n.Addr, MaxText)
+	f.text("gossip address", n.Gossip, MaxText)
+	f.text("identity", n.Identity, MaxName)
 	if n.Addr == "" {
 		f.addf("node %q has no address", clip(n.Name))
 	}

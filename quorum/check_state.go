@@ -45,6 +45,7 @@ func (s *State) Check() error {
 		}
 	}
 	s.checkFences(&f)
+	s.checkTokens(&f)
 	return f.err()
 }
 

@@ -61,6 +61,8 @@ func TestCommandCodec_RoundTripOfEveryKind(t *testing.T) {
 		{Version: 9, FenceConfirmed: &FenceConfirmed{Target: "n", Boot: "b", ID: 4, Proof: "status: off"}},
 		{Version: 9, FenceFailed: &FenceFailed{Target: "n", Boot: "b", ID: 4, Text: "no answer"}},
 		{Version: 9, Unfence: &Unfence{Target: "n"}},
+		{Version: 9, AddToken: &AddToken{Token: someToken(1), Now: 3}},
+		{Version: 9, UseToken: &UseToken{ID: someToken(1).ID, Key: someToken(1).Hash, Name: "n"}},
 	}
 	seen := map[Kind]bool{}
 	for _, c := range cmds {

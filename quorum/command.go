@@ -40,6 +40,8 @@ type Command struct {
 	FenceConfirmed *FenceConfirmed `json:"fence_confirmed,omitempty"`
 	FenceFailed    *FenceFailed    `json:"fence_failed,omitempty"`
 	Unfence        *Unfence        `json:"unfence,omitempty"`
+	AddToken       *AddToken       `json:"add_token,omitempty"`
+	UseToken       *UseToken       `json:"use_token,omitempty"`
 }
 
 // Kind tells what a Command asks for.
@@ -71,6 +73,8 @@ const (
 	KindFenceConfirmed
 	KindFenceFailed
 	KindUnfence
+	KindAddToken
+	KindUseToken
 	kindEnd
 )
 
@@ -78,7 +82,7 @@ var kindNames = [kindEnd]string{"none", "create-resource", "register-replica", "
 	"delete-resource", "resource-gone", "promote", "step-down", "drop-replica", "join-replica",
 	"resize", "set-policy", "hold", "no-op", "force-promote", "set-priority", "pause-failover",
 	"add-node", "remove-node", "node-started", "fence-requested", "fence-confirmed", "fence-failed",
-	"unfence"}
+	"unfence", "add-token", "use-token"}
 
 // aboutNodes reports whether k is about the nodes of the catalogue and names no resource.
 func (k Kind) aboutNodes() bool { return k >= KindAddNode && k < kindEnd }
@@ -308,6 +312,8 @@ func (c *Command) present() [kindEnd]bool {
 		KindFenceConfirmed:  c.FenceConfirmed != nil,
 		KindFenceFailed:     c.FenceFailed != nil,
 		KindUnfence:         c.Unfence != nil,
+		KindAddToken:        c.AddToken != nil,
+		KindUseToken:        c.UseToken != nil,
 	}
 }
 

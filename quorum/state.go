@@ -31,6 +31,8 @@ type State struct {
 	Resources   []Resource  `json:"resources"` // sorted by name
 	// Fences holds at most one fence of each node, sorted by target: the newest.
 	Fences []Fence `json:"fences,omitempty"`
+	// Tokens are the permissions to join that were given out, sorted by id.
+	Tokens []Token `json:"tokens,omitempty"`
 	// Statement says who opened this incarnation by force, and why; "" for the first one.
 	Statement string `json:"statement,omitempty"`
 }
@@ -49,7 +51,11 @@ type Node struct {
 	Name    string `json:"name"`
 	VoterID uint64 `json:"voter_id"` // made with the node's ledger file; a name alone never votes
 	Addr    string `json:"addr"`     // host:port of its transport
-	Witness bool   `json:"witness"`  // votes and holds no data
+	// Gossip is host:port of its membership gossip, and Identity is what its certificate says
+	// beyond its name; both are "" where the node files and a shared key say who is who.
+	Gossip   string `json:"gossip,omitempty"`
+	Identity string `json:"identity,omitempty"`
+	Witness  bool   `json:"witness"` // votes and holds no data
 	// Gone: it was left behind when this incarnation was opened. It keeps the voter id that it
 	// had, which votes no longer; AddNode with its new ledger file's id takes it in again.
 	Gone bool `json:"gone,omitempty"`
@@ -89,6 +95,8 @@ type Replica struct {
 	Failed   bool   `json:"failed"`    // its disk failed; only a new instance heals that (rule 13)
 	Error    string `json:"error"`     // what the node last reported, for the operator; "" is none
 	Priority int    `json:"priority"`  // of those equally fit the highest is promoted; default 0
+	// Lost: its node was replaced by one with nothing on its disks, which is to make a new instance.
+	Lost bool `json:"lost,omitempty"`
 }
 
 // Resource is the record of one replicated device.

@@ -32,15 +32,15 @@ var mayImport = map[string][]string{
 	"nbd/nbdtest":        {"nbd", "internal/buf", "internal/outq"},
 	"internal/outq":      {"internal/buf"},
 	"internal/store":     {"bitmap", "replication", "internal/buf"},
-	"internal/transport": {},
+	"internal/transport": {"internal/pki"},
 	"internal/config":    {},
 	"internal/control":   {"internal/config"},
 	"internal/pki":       {"internal/config"},
 	"internal/health":    {},
-	"internal/linkcheck": {},
-	"internal/doctor":    {},
-	"internal/drill":     {},
 	"internal/lab":       {"internal/config", "internal/control"},
+	"internal/doctor":    {"internal/control"},
+	"internal/linkcheck": {"internal/control"},
+	"internal/drill":     {"internal/control", "internal/doctor", "internal/lab"},
 	"internal/planted":   {},
 	"internal/mark":      {},
 	"internal/record":    {"quorum", "replication"},
@@ -53,7 +53,7 @@ var mayImport = map[string][]string{
 }
 
 // pure packages know no world outside: what they see arrives as values.
-var pure = []string{"bitmap", "quorum", "quorum/voter", "quorum/coordinator", "replication", "replication/wire",
+var pure = []string{"bitmap", "quorum", "quorum/voter", "quorum/coordinator", "quorum/pair", "replication", "replication/wire",
 	"internal/record", "internal/planted", "internal/mark"}
 
 // everywhere may be imported by any package: they mark places in the code and do nothing.

@@ -56,8 +56,11 @@ Environment:
 		a.promoteCmd(), a.demoteCmd(), a.switchoverCmd(),
 		a.pauseFailoverCmd(), a.resumeFailoverCmd(),
 		a.statusCmd(), a.eventsCmd(),
+		a.doctorCmd(), a.linkCheckCmd(), a.drillCmd(),
+		a.fenceCmd(), a.unfenceCmd(),
 		a.resolveCmd(), a.confirmDownCmd(), a.ledgerCmd(),
 		a.connectCmd(), a.disconnectCmd(), a.invalidateCmd(), a.resyncCmd(), a.verifyCmd(),
+		a.clusterCmd(),
 		a.labCmd(),
 		a.versionCmd(),
 	)

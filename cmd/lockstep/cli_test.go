@@ -106,6 +106,11 @@ func (f *fake) Events(_ context.Context, since uint64, _ bool, fn func(control.E
 // serve serves f as n1 and returns the environment that leads to it.
 func serve(t *testing.T, f *fake) map[string]string {
 	t.Helper()
+	return serveAs(t, f)
+}
+
+func serveAs(t *testing.T, f control.Backend) map[string]string {
+	t.Helper()
 	path := filepath.Join(t.TempDir(), "c.sock")
 	ln, err := control.ListenUnix(t.Context(), path)
 	if err != nil {

@@ -28,7 +28,8 @@ const exitHelp = `Exit codes:
   3  refused: it would endanger data or is not possible now; nothing was done
   4  not reachable: nobody was there to do it; nothing was done
   5  outcome unknown: it may have been done or not; look at the status first
-  6  difference: verify found blocks that differ, repaired or not`
+  6  difference: verify found blocks that differ, repaired or not; or doctor, link-check, drill or fence test
+     found that something is not as it should be`
 
 // usageError is a command line that is wrong.
 type usageError struct {
@@ -74,6 +75,9 @@ func exitCode(err error) int {
 // report prints err as an operator needs it and returns the exit code: what happened, whether the
 // data is safe, what to type next.
 func (a *app) report(err error) int {
+	if code, ok := fenceAgentCode(err); ok {
+		return code
+	}
 	code := exitCode(err)
 	if code == exitDifference {
 		return code // it was the answer, not a fault

@@ -22,6 +22,7 @@ standard error and tells systemd (Type=notify) when it is ready and when it stop
 FILE is reported at once, with its line.`,
 		Args: cobra.NoArgs,
 	}
+	cmd.AddCommand(a.nodeRemoveCmd(), a.nodeReplaceCmd())
 	path := cmd.Flags().String("config", "", "node `FILE` (required)")
 	_ = cmd.MarkFlagFilename("config", "toml")
 	cmd.RunE = a.stream(func(ctx context.Context, _ []string) error {

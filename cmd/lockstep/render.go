@@ -74,7 +74,13 @@ func renderCluster(b *bytes.Buffer, st *control.Status, p painter) {
 	if len(nodes) > 0 {
 		fmt.Fprintf(b, " nodes:%s", strings.Join(nodes, ","))
 	}
+	if st.Security != nil && st.Security.Links == "plain" {
+		b.WriteString(" " + p.paint(colourWarn, "link:plain"))
+	}
 	b.WriteByte('\n')
+	if st.Security != nil && st.Security.Problem != "" {
+		b.WriteString("  " + p.paint(colourBad, "!") + " " + st.Security.Problem + "\n")
+	}
 	if st.Ledger.Problem != "" {
 		b.WriteString("  " + p.paint(colourBad, "!") + " " + st.Ledger.Problem + "\n")
 	}

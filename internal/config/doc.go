@@ -32,7 +32,8 @@
 //
 // # What is refused and why
 //
-// Traffic between nodes is authenticated with the shared key but not encrypted. A listener or a
-// peer outside the loopback interface is therefore refused unless allow_network says that the
-// network in between is trusted.
+// Without pki_dir, traffic between nodes is authenticated with the shared key but not encrypted. A
+// listener or a peer outside the loopback interface is therefore refused unless allow_network says
+// that the network in between is trusted. With pki_dir that is left for what stays in the clear: the
+// health checks. An nbd_tls that is written down is itself the decision.
 package config

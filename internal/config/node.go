@@ -40,11 +40,27 @@ type Node struct {
 	// HealthListen is a TCP address for those that lead clients to the primary: GET /primary/RESOURCE.
 	// Default: empty, which means none.
 	HealthListen string `toml:"health_listen"`
-	// AllowNetwork permits listeners and peers outside the loopback interface. Nothing is
-	// encrypted: set it only where the network in between is trusted. Default false.
+	// AllowNetwork permits listeners and peers outside the loopback interface that are not encrypted:
+	// set it only where the network in between is trusted. Default false.
 	AllowNetwork bool `toml:"allow_network"`
 
-	// Key is the cluster's shared secret, 32 bytes as base64; the file must then have mode 0600.
+	// PKIDir holds this node's certificate and the authorities that it believes; then all links
+	// between nodes are TLS, except where ReplicationTLS says otherwise. `lockstep cluster init` and
+	// `join` make it. Default: empty, which means that nodes know each other by the key alone, and
+	// that nothing between them but gossip is encrypted.
+	PKIDir string `toml:"pki_dir"`
+	// ReplicationTLS encrypts what replicas send each other. false is for a link that nobody else is
+	// on: both ends still prove who they are. The same on all nodes. Default true; needs PKIDir.
+	ReplicationTLS bool `toml:"replication_tls"`
+	// NBDTLS is what NBDListen asks of clients: required, allowed or off. Default: empty, which with
+	// PKIDir means required off the loopback interface and allowed on it, and without it off.
+	NBDTLS string `toml:"nbd_tls"`
+	// NBDClientCerts is require when clients need a certificate of the cluster. Default: empty, which
+	// means that they may have one.
+	NBDClientCerts string `toml:"nbd_client_certs"`
+
+	// Key is the cluster's shared secret, 32 bytes as base64; the file must then have mode 0600. With
+	// PKIDir it protects the gossip alone.
 	// One of Key and KeyFile is required; Load fills Key from KeyFile.
 	Key Key `toml:"key"`
 	// KeyFile names a file of mode 0600 that holds the key as base64.
@@ -133,6 +149,7 @@ func DefaultNode() Node {
 		ResyncLatency:      20,
 		ActivityLogRegions: 1237,
 		Timing:             "lan",
+		ReplicationTLS:     true,
 		Fencing:            defaultFencing(),
 	}
 	n.applyTiming()
@@ -160,6 +177,10 @@ func (n *Node) applyTiming() bool {
 	return true
 }
 
+// ApplyTiming sets the five timing settings to those of the preset that Timing names. A preset that
+// does not exist changes nothing; Validate refuses it.
+func (n *Node) ApplyTiming() { n.applyTiming() }
+
 // Resolve makes the paths of n absolute, counting relative ones from dir, and fills in the socket
 // paths that follow from DataDir. Load does it; whoever builds a Node in Go calls it once.
 func (n *Node) Resolve(dir string) {
@@ -174,7 +195,7 @@ func (n *Node) Resolve(dir string) {
 	if n.NBDUnix == "" {
 		n.NBDUnix = filepath.Join(n.DataDir, "nbd.sock")
 	}
-	for _, p := range []*string{&n.DataDir, &n.ControlSocket, &n.NBDUnix, &n.KeyFile} {
+	for _, p := range []*string{&n.DataDir, &n.ControlSocket, &n.NBDUnix, &n.KeyFile, &n.PKIDir} {
 		abs(p)
 	}
 	n.resolveFencing(abs)

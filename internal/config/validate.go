@@ -23,6 +23,7 @@ func (n *Node) validate() Faults {
 	var fs Faults
 	n.validateIdentity(&fs)
 	n.validateAddresses(&fs)
+	n.validateTLS(&fs)
 	n.validateIO(&fs)
 	n.validateTiming(&fs)
 	n.validateNodes(&fs)
@@ -97,9 +98,14 @@ func (n *Node) checkAddr(fs *Faults, key, addr, what string) {
 		fs.add(key, "%s %q names no host", key, addr)
 		return
 	}
-	if !n.AllowNetwork && !isLoopback(host) {
-		fs.add(key, "%s %q is not on the loopback interface, and traffic is authenticated but not encrypted: who is on that network can read the device's data; set allow_network = true where the network is trusted", key, addr)
+	if n.AllowNetwork || isLoopback(host) || n.protects(key) {
+		return
 	}
+	if n.PKIDir != "" {
+		fs.add(key, "%s %q is not on the loopback interface, and what is said there is not encrypted; set allow_network = true where the network is trusted", key, addr)
+		return
+	}
+	fs.add(key, "%s %q is not on the loopback interface, and traffic is authenticated but not encrypted: who is on that network can read the device's data; set allow_network = true where the network is trusted, or form the cluster with: lockstep cluster init", key, addr)
 }
 
 // isLoopback reports whether host can only be this machine. A name other than localhost may

@@ -46,6 +46,9 @@ type Backend interface {
 
 	Settler
 	Governor
+	Examiner
+	Fencer
+	Former
 }
 
 // CreateRequest describes a new resource.

@@ -43,9 +43,16 @@
 //	                                            {resolved} or {error}
 //	POST   /v1/resources/{resource}/give-up     GiveUpOptions; a stream that ends in {given_up} or {error}
 //	POST   /v1/nodes/{node}/confirm-down
+//	POST   /v1/nodes/{node}/fence-test          answers FenceReport
+//	POST   /v1/nodes/{node}/fence               FenceOptions; answers FenceRecord
+//	POST   /v1/nodes/{node}/unfence             answers UnfenceResult
+//	GET    /v1/fences                           FenceHistory
 //	POST   /v1/ledger/keep
 //	POST   /v1/ledger/give-up
 //	GET    /v1/events?since=&follow=            a stream of {event}
+//	GET    /v1/facts                            Facts
+//	POST   /v1/link-check                       LinkOptions; a stream of {link}, the last one done, or {error}
+//	POST   /v1/drill                            DrillOrder; answers DrillAnswer
 //
 // A stream is one JSON object a line. An empty object comes now and then, so that either side
 // notices that the other is gone; a reader skips it. A stream that ends without {result}, {resolved},

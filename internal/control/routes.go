@@ -40,6 +40,9 @@ func (s *Server) routes() {
 	s.mux.HandleFunc("POST /v1/resources/{resource}/verify", s.verify)
 	s.settleRoutes()
 	s.governorRoutes()
+	s.examinerRoutes()
+	s.formerRoutes()
+	s.fenceRoutes()
 }
 
 func (s *Server) status(w http.ResponseWriter, r *http.Request) {

@@ -9,6 +9,7 @@ type Status struct {
 	Resources []Resource `json:"resources"`
 	Nodes     []Node     `json:"nodes"`
 	Ledger    Ledger     `json:"ledger"`
+	Security  *Security  `json:"security,omitempty"` // of the answering node's links; null: a shared key
 }
 
 // Node is one member of the cluster as the answering node sees it.
@@ -127,9 +128,10 @@ type Resync struct {
 
 // NBD tells where clients connect.
 type NBD struct {
-	Unix    string `json:"unix"`    // path of the socket; empty: none
-	TCP     string `json:"tcp"`     // host:port; empty: none
-	Clients int    `json:"clients"` // connections open now
+	Unix    string `json:"unix"`          // path of the socket; empty: none
+	TCP     string `json:"tcp"`           // host:port; empty: none
+	TLS     string `json:"tls,omitempty"` // of TCP: required, allowed or, empty, off
+	Clients int    `json:"clients"`       // connections open now
 }
 
 // Verify is the state of the last or running comparison.

@@ -18,6 +18,7 @@ type line struct {
 	Result   *VerifyResult  `json:"result,omitempty"`
 	Resolved *ResolveResult `json:"resolved,omitempty"`
 	GivenUp  *GivenUp       `json:"given_up,omitempty"`
+	Link     *LinkReport    `json:"link,omitempty"`
 	Error    *Error         `json:"error,omitempty"`
 	End      bool           `json:"end,omitempty"`
 }

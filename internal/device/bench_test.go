@@ -50,6 +50,7 @@ func (c *echoCore) Hello(replication.Peer) (h wire.Hello)                  { ret
 func (c *echoCore) MayGoAlone(replication.Peer) error                      { return nil }
 func (c *echoCore) CheckHello(replication.Peer, *wire.Hello) error         { return nil }
 func (c *echoCore) Serving() bool                                          { return true }
+func (c *echoCore) LeaseHeldAt(time.Duration) bool                         { return true }
 func (c *echoCore) TakesClients() bool                                     { return true }
 func (c *echoCore) Quiet() bool                                            { return true }
 func (c *echoCore) Final() (m replication.Meta, p []replication.Page)      { return m, p }

@@ -125,6 +125,7 @@ type core interface {
 	CheckHello(p replication.Peer, h *wire.Hello) error
 	MayGoAlone(p replication.Peer) error
 	Serving() bool
+	LeaseHeldAt(now time.Duration) bool
 	TakesClients() bool
 	Quiet() bool
 	Final() (replication.Meta, []replication.Page)

@@ -227,6 +227,15 @@ func (d *Device) Serving() bool {
 	return !d.shut && d.core.Serving()
 }
 
+// LeaseHeld reports whether this replica is primary and inside its lease at this moment (rule 4). The
+// core notices that time has passed only when it is called, and admits requests as Serving says all the
+// same, to hold them: so the clock is read here, with the mutex held.
+func (d *Device) LeaseHeld() bool {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	return !d.shut && d.core.LeaseHeldAt(d.clock())
+}
+
 // Fitness returns what this replica says of itself to whoever decides about promotions.
 func (d *Device) Fitness() replication.Fitness {
 	d.mu.Lock()

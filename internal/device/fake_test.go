@@ -62,6 +62,7 @@ type fakeCore struct {
 	ackSeq  uint64
 	acks    bool
 	serving bool
+	lease   time.Duration // until when it holds
 	closed  bool
 	quiet   bool
 	record  *replication.Record
@@ -202,6 +203,7 @@ func (f *fakeCore) Hello(replication.Peer) wire.Hello              { return wire
 func (f *fakeCore) MayGoAlone(replication.Peer) error              { return f.alone }
 func (f *fakeCore) CheckHello(replication.Peer, *wire.Hello) error { return nil }
 func (f *fakeCore) Serving() bool                                  { return f.serving }
+func (f *fakeCore) LeaseHeldAt(now time.Duration) bool             { return f.serving && now < f.lease }
 func (f *fakeCore) TakesClients() bool                             { return f.serving && !f.closed }
 func (f *fakeCore) Quiet() bool                                    { return f.quiet }
 func (f *fakeCore) Final() (m replication.Meta, p []replication.Page) {

@@ -10,6 +10,7 @@
 //
 //	D/lab.json            State
 //	D/lab.lock            held while lab.json is changed or processes are started and stopped
+//	D/fence-agent         turns nodes off, in a lab that was made with Options.Fence
 //	D/n1/node.toml        node file, mode 0600 (it holds the key)
 //	D/n1/data             ledger
 //	D/n1/r0.img, r0.meta  replica

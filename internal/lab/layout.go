@@ -72,6 +72,9 @@ func (l *Lab) layout(opts Options, held *ports) error {
 	for i := range files {
 		file := &files[i]
 		file.Nodes = peers
+		if opts.Fence {
+			l.addFence(file)
+		}
 		if opts.Configure != nil {
 			opts.Configure(file)
 		}
@@ -83,6 +86,11 @@ func (l *Lab) layout(opts Options, held *ports) error {
 		}
 		if err := os.WriteFile(l.state.Nodes[i].Config, file.Encode(), 0o600); err != nil {
 			return fmt.Errorf("make lab: %w", err)
+		}
+	}
+	if opts.Fence {
+		if err := l.writeFence(); err != nil {
+			return err
 		}
 	}
 	return writeState(&l.state)

@@ -111,6 +111,9 @@ func writeState(st *State) error {
 	return nil
 }
 
+// errBusy means that another process holds the lab's lock.
+var errBusy = errors.New("another lab command is at work")
+
 // lock takes the lab's lock; closing the file gives it back.
 func lock(dir string) (*os.File, error) {
 	f, err := os.OpenFile(filepath.Join(dir, "lab.lock"), os.O_CREATE|os.O_RDWR, 0o600)
@@ -120,7 +123,7 @@ func lock(dir string) (*os.File, error) {
 	if err := unix.Flock(int(f.Fd()), unix.LOCK_EX|unix.LOCK_NB); err != nil {
 		f.Close()
 		if errors.Is(err, unix.EWOULDBLOCK) {
-			return nil, fmt.Errorf("lab in %s: another lab command is at work", dir)
+			return nil, fmt.Errorf("lab in %s: %w", dir, errBusy)
 		}
 		return nil, fmt.Errorf("lock lab: %w", err)
 	}

@@ -24,6 +24,8 @@ type Options struct {
 	// Netns gives each node a network namespace, an address and a link of its own, and makes one
 	// more for clients. It needs root. A lab that is started again keeps what it was made with.
 	Netns bool
+	// Fence gives every node a fence agent that kills the others for real; see fence.go.
+	Fence bool
 	// Command starts a node when "--config FILE" is appended. nil: this executable with "node".
 	Command []string
 	// Configure changes a node's file before it is written, but for its addresses and paths.

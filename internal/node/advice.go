@@ -19,6 +19,7 @@ type situation struct {
 	remote  *view // of the primary, where that is another node; nil: it did not answer
 	quorate bool
 	pair    string // the other voter where there are two; "": there are more, or one
+	alone   string // what this node does by itself about the loss of that one, a sentence; "": nothing
 	res     *control.Resource
 }
 
@@ -38,6 +39,9 @@ func adviseLedger(s situation) []string {
 	}
 	text := fmt.Sprintf("This node (%s) sees no majority of the ledger's voters. Data is safe, and a primary that has all its in-sync peers goes on serving; "+
 		"nothing can be promoted, dropped or joined until more nodes are back. Start the missing nodes: lockstep status lists them.", s.self)
+	if s.alone != "" {
+		text += " " + s.alone
+	}
 	if s.pair != "" {
 		text += fmt.Sprintf(" If %s is down for certain: lockstep confirm-down %s.", s.pair, s.pair)
 	}

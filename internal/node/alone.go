@@ -47,10 +47,8 @@ func (b *backend) ConfirmDown(ctx context.Context, node string) error {
 	if err == nil {
 		return refusedf("%s is not down: it answers", node).WithHint("lockstep status --node %s", node)
 	}
-	for i := range st.Resources {
-		if err := b.mayGoAlone(&st.Resources[i], node); err != nil {
-			return err
-		}
+	if err := b.mayAllGoAlone(st, node); err != nil {
+		return err
 	}
 	statement := fmt.Sprintf("an operator confirmed to %s that %s is down", self, node)
 	if err := b.fate.OpenIncarnation(ctx, statement); err != nil {
@@ -80,6 +78,16 @@ func judgePair(st *quorum.State, self, node string) error {
 	if len(more) > 0 {
 		return refusedf("%s votes, too: only in a pair without a witness is one node enough", strings.Join(more, ", ")).
 			WithHint("start %s: two of three are a majority", more[0])
+	}
+	return nil
+}
+
+// mayAllGoAlone judges every resource.
+func (b *backend) mayAllGoAlone(st *quorum.State, node string) error {
+	for i := range st.Resources {
+		if err := b.mayGoAlone(&st.Resources[i], node); err != nil {
+			return err
+		}
 	}
 	return nil
 }

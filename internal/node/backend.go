@@ -27,6 +27,12 @@ type backend struct {
 	// registered returns once the ledger knows that this process runs. nil: nobody tells it.
 	registered func(ctx context.Context) error
 	fate       ledgerFate
+	exam       examiner
+	arms       armory        // nil: this node can turn nobody off
+	alone      func() string // what it does about the loss of the other node of a pair, "" for nothing; nil: nothing
+	roster     *roster       // nil: the members are those of cfg
+	keeper     *keeper       // nil, like admitter: a cluster with a shared key
+	admitter   *admitter
 }
 
 var _ control.Backend = (*backend)(nil)

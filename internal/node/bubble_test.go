@@ -39,6 +39,7 @@ type bubble struct {
 	slow  map[string]float64    // by how much of the true time a node's clock for leases lags behind; 0: not at all
 	ended map[string]chan error // of daemons that run; capacity 1
 	stops map[string]context.CancelFunc
+	arms  func(node string) armory // what turns other nodes off; nil: the devices of the node file
 }
 
 // inBubble runs f with the files of these nodes, "w" being a witness. What f has started is stopped
@@ -110,7 +111,12 @@ func (w *bubble) ip(node string) string {
 // host is what the daemon of a node runs on.
 func (w *bubble) host(node string) host {
 	m := w.Host(w.ip(node))
+	var arms armory
+	if w.arms != nil {
+		arms = w.arms(node)
+	}
 	return host{
+		arms:    arms,
 		listen:  func(_ context.Context, network, addr string) (net.Listener, error) { return m.Listen(network, addr) },
 		connect: func(ctx context.Context, addr string) (net.Conn, error) { return m.Dial(ctx, "tcp", addr) },
 		gossip:  func(addr string) (memberlist.Transport, error) { return m.Gossip(addr) },

@@ -19,8 +19,9 @@ func itoa(n uint64) string { return strconv.FormatUint(n, 10) }
 func (b *backend) Status(ctx context.Context, resource string) (control.Status, error) {
 	out := control.Status{Node: b.m.self.Node, Version: control.Version()}
 	lst := b.facts.ledger()
+	out.Security = b.security()
 	out.Ledger = control.Ledger{Leader: lst.Leader, Quorum: lst.HasQuorum, Term: lst.Term, Applied: lst.Applied, Problem: lst.Problem}
-	for _, n := range b.cfg.Nodes {
+	for _, n := range b.members() {
 		out.Nodes = append(out.Nodes, control.Node{
 			Name: n.Name, Witness: n.Witness, Leader: n.Name == lst.Leader,
 			Alive: n.Name == b.m.self.Node || b.facts.alive(n.Name), Voter: votes(lst, n.Name),
@@ -79,7 +80,7 @@ func (b *backend) resource(ctx context.Context, rec *quorum.Resource, quorate bo
 		}
 	}
 	b.askDiverged(ctx, rec, &res)
-	res.Advice = advise(situation{rec: rec, self: self, local: st, fault: f, remote: remote, quorate: quorate, pair: b.otherOfPair(), res: &res})
+	res.Advice = advise(situation{rec: rec, self: self, local: st, fault: f, remote: remote, quorate: quorate, pair: b.otherOfPair(), alone: b.goesAlone(), res: &res})
 	return res
 }
 
@@ -119,6 +120,14 @@ func (b *backend) otherOfPair() string {
 	return ""
 }
 
+// goesAlone says what this node does by itself about the loss of the other one of a pair.
+func (b *backend) goesAlone() string {
+	if b.alone == nil {
+		return ""
+	}
+	return b.alone()
+}
+
 // describe is what this node alone can say of a resource. w, rep and st are nil where there is no
 // replica here, or it is not open for the reason f.
 func (b *backend) describe(rec *quorum.Resource, w *worker, rep replica, st *replication.Status, f *fault) control.Resource {
@@ -127,7 +136,7 @@ func (b *backend) describe(rec *quorum.Resource, w *worker, rep replica, st *rep
 		Name: rec.Name, Epoch: rec.Epoch, Primary: rec.Primary.Node, InSync: rec.Set(),
 		Role: control.RoleSecondary, SizeBytes: rec.SizeBytes,
 		Policy: policyOf(rec), IO: control.IO{State: control.IONone}, DiskState: control.DiskDiskless,
-		NBD: control.NBD{Unix: b.cfg.NBDUnix, TCP: b.facts.nbdTCP(), Clients: b.facts.clients(rec.Name)},
+		NBD: control.NBD{Unix: b.cfg.NBDUnix, TCP: b.facts.nbdTCP(), TLS: nbdTLSOf(b.cfg), Clients: b.facts.clients(rec.Name)},
 	}
 	switch {
 	case st != nil:

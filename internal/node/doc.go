@@ -14,10 +14,18 @@
 //	alone      an operator lets one of two nodes go on, or decides between two ledgers
 //	failover   reports to whoever decides about primaries, decides where this node leads the ledger,
 //	           and turns nodes off where the ledger asks this one to
+//	fence      the devices of the node file, and what operators ask of them; kennel pets the watchdogs
+//	pair       of two nodes without a witness, shoots the lost one and goes on alone (package quorum/pair)
 //	govern     an operator changes a policy, a priority, or pauses failover
 //	timeline   where two histories part, and what is known of each generation; pure
+//	roster     who is a member, and where: from the ledger, or from the node file
+//	admitter   lets nodes in that have a token, and signs certificates where the authority's key is
+//	keeper     renews this node's certificate
 //	registrar  has the ledger record which process of this node runs
+//	checks     what proxies are told about who is primary (package health)
 //	exports    which resource the NBD server may serve here, and how it refuses the others
+//	facts      what this node knows of itself, its host and its ways to the others, for doctor
+//	drill      what a drill asks of this process: to die, to stand still, to remove scratch files
 //	journal    the last events, for `lockstep events` and for tests
 //
 // # The life of a local replica
@@ -37,14 +45,20 @@
 // # Goroutines
 //
 //	daemon.run   waits for the end; one goroutine below it for each of: transport, ledger,
-//	             manager, control (operators), control (nodes), NBD on unix, NBD on TCP, gossip
+//	             manager, control (operators), control (nodes), NBD on unix, NBD on TCP, health
+//	             checks, gossip
+//	keeper.run  looks at the certificate each minute; only where there are certificates
 //	registrar.run  tries until this process is registered, then ends; wake, capacity 1
 //	failover.run  owns the Coordinator; a tick each 50 ms; wake, capacity 1; events, capacity 256: of
 //	             reports and hints that find it full nothing is lost, the next ones follow. One goroutine
 //	             below it for each proposal and each fence under way
+//	pairGuard.run  looks each 100 ms; one goroutine below it for the fence or the rewriting under way;
+//	             answers, capacity 1: there is never a second one
+//	kennel.run   one goroutine for each watchdog; ends last
 //	manager.run  hands each applied state to the workers and starts them; wake, capacity 1
 //	worker.run   one for each resource with a replica here; opens, feeds and closes it; wake,
 //	             capacity 1: only the newest record counts
+//	places.run   asks other nodes where clients reach the primaries; 16 questions wait at most
 //	replica      one for each open replica: device.Run, which owns those of docs/threads.md
 //
 // The verbs of operators run in the goroutine of their request, one at a time for each resource.

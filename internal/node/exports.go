@@ -7,6 +7,7 @@ import (
 	"net/url"
 	"slices"
 
+	"github.com/lockstep-ha/lockstep/internal/config"
 	"github.com/lockstep-ha/lockstep/internal/control"
 	"github.com/lockstep-ha/lockstep/nbd"
 	"github.com/lockstep-ha/lockstep/quorum"
@@ -75,6 +76,8 @@ func (e *exports) elsewhere(ctx context.Context, rec *quorum.Resource) string {
 // uri is where clients of n connect for a resource.
 func uri(name string, n control.NBD) string {
 	switch {
+	case n.TCP != "" && n.TLS == config.TLSRequired:
+		return "nbds://" + n.TCP + "/" + url.PathEscape(name)
 	case n.TCP != "":
 		return "nbd://" + n.TCP + "/" + url.PathEscape(name)
 	case n.Unix != "":

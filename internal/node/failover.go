@@ -9,6 +9,7 @@ import (
 	"sync"
 	"time"
 
+	"github.com/lockstep-ha/lockstep/fencing"
 	"github.com/lockstep-ha/lockstep/internal/config"
 	"github.com/lockstep-ha/lockstep/quorum"
 	"github.com/lockstep-ha/lockstep/quorum/coordinator"
@@ -32,6 +33,8 @@ type failover struct {
 	events chan coordinator.Event
 	wake   chan struct{} // capacity 1: there is something new to report, or a newer state
 	asks   chan inquiry
+	proofs proofs
+	leaves leaves
 
 	// run's own.
 	coord    *coordinator.Coordinator
@@ -48,15 +51,6 @@ type failoverLedger interface {
 	Status() ledger.Status
 	Note(node string, body []byte) bool
 	SinceHeard(node string) time.Duration
-}
-
-// fencer turns nodes off.
-type fencer interface {
-	// Can reports whether this node has a way to turn node off.
-	Can(node string) bool
-	// Fence turns node off, which runs in boot, and returns what proved that it is. An error proves
-	// nothing; one that wraps context.DeadlineExceeded came of an agent that said nothing in time.
-	Fence(ctx context.Context, node, boot string) (proof string, err error)
 }
 
 // inquiry is a question to run's goroutine.
@@ -87,8 +81,13 @@ func failoverTimes(cfg config.Node) coordinator.Config {
 	c.Node, c.NewID = cfg.Name, randomID
 	c.SuspectAfter = max(c.SuspectAfter, 3*cfg.BeaconInterval)
 	c.ReportStale = c.SuspectAfter + coordinator.ReportInterval
+	// An executor that is at work must not be given up: a fence that succeeds after that is fired again.
+	c.FenceTimeout = max(c.FenceTimeout, cfg.Fencing.Limit+fenceAnswer)
 	return c
 }
+
+// fenceAnswer is how much longer than a fence the leader waits for its result to be recorded.
+const fenceAnswer = 10 * time.Second
 
 // apply is told of each new state. It never blocks.
 func (f *failover) apply(*quorum.State) { f.kick() }
@@ -115,6 +114,7 @@ func (f *failover) note(from string, body []byte) {
 	}
 	for _, r := range reports {
 		if r.Node == from { // nobody speaks for another
+			f.leaves.note(from, r.Incumbent.Process, r.Leaving)
 			f.offer(coordinator.Event{Kind: coordinator.EvReport, Report: r})
 		}
 	}
@@ -200,7 +200,7 @@ func (f *failover) follow(ctx context.Context) {
 func (f *failover) report(ctx context.Context) {
 	f.reported = f.clock()
 	leader := f.ledger.Status().Leader
-	if f.seen == nil || leader == "" {
+	if f.seen == nil || leader == "" && !f.m.closing.Load() {
 		return
 	}
 	var out []coordinator.Report
@@ -213,15 +213,24 @@ func (f *failover) report(ctx context.Context) {
 		for _, r := range out {
 			f.step(ctx, coordinator.Event{Kind: coordinator.EvReport, Report: r})
 		}
-		return
 	}
+	for _, n := range f.seen.Nodes {
+		// Of a process that stops everybody is told: whoever has no leader then must not take it for lost.
+		if n.Name != f.self.Node && (n.Name == leader || f.m.closing.Load()) {
+			f.send(n.Name, out)
+		}
+	}
+}
+
+// send tells another node of each resource.
+func (f *failover) send(to string, out []coordinator.Report) {
 	for len(out) > 0 {
 		n := min(len(out), reportsPerNote)
 		body, err := json.Marshal(out[:n])
 		if err != nil || len(body) > ledger.MaxNote {
 			panic(fmt.Sprintf("node: %d reports make a note of %d bytes: %v", n, len(body), err))
 		}
-		f.ledger.Note(leader, body)
+		f.ledger.Note(to, body)
 		out = out[n:]
 	}
 }
@@ -304,7 +313,7 @@ func (f *failover) fire(ctx context.Context, order quorum.Fence) {
 	switch {
 	case err == nil:
 		ev.Fenced, ev.Text = coordinator.FenceOK, proof
-	case errors.Is(err, context.DeadlineExceeded):
+	case errors.Is(err, fencing.ErrTimeout):
 		ev.Fenced, ev.Text = coordinator.FenceTimedOut, err.Error()
 	default:
 		ev.Text = err.Error()
@@ -314,18 +323,31 @@ func (f *failover) fire(ctx context.Context, order quorum.Fence) {
 }
 
 func (f *failover) fence(ctx context.Context, order quorum.Fence) (string, error) {
+	if proof, ok := f.proofs.of(order.ID); ok {
+		return proof, nil // it was fired before it could be recorded; see pairGuard
+	}
 	if f.fencer == nil || !f.fencer.Can(order.Target) {
 		return "", fmt.Errorf("%s has no way to turn %s off", f.self.Node, order.Target)
 	}
+	return f.fencer.Fence(ctx, fencing.Request{
+		Target: targetOf(f.ledger.State(), order.Target, order.Boot, "the cluster asked for it"),
+		Still:  func(ctx context.Context) error { return f.still(ctx, order) },
+	})
+}
+
+// still returns nil if the ledger asks for a fence at this moment, right before it is fired.
+func (f *failover) still(ctx context.Context, order quorum.Fence) error {
+	ctx, cancel := context.WithTimeout(ctx, attemptTimeout)
+	defer cancel()
 	if err := f.ledger.Barrier(ctx); err != nil {
-		return "", fmt.Errorf("nothing was fired: %w", err)
+		return err
 	}
 	for _, o := range coordinator.OrdersFor(f.ledger.State(), f.self.Node) {
 		if o.ID == order.ID {
 			f.log.Warn("turning a node off", "node", order.Target, "boot", order.Boot)
 			f.m.journal.add("", "fence", f.self.Node+" turns "+order.Target+" off.", "peer", order.Target)
-			return f.fencer.Fence(ctx, order.Target, order.Boot)
+			return nil
 		}
 	}
-	return "", errors.New("nothing was fired: the ledger does not ask for it any more")
+	return errors.New("the ledger does not ask for it any more")
 }

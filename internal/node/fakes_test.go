@@ -195,6 +195,7 @@ type fakeReplica struct {
 	dirty    int64    // for every peer
 	discards int
 	alone    error
+	hangs    bool
 }
 
 func (r *fakeReplica) Run(ctx context.Context) error { <-ctx.Done(); return ctx.Err() }
@@ -280,19 +281,21 @@ func (r *fakeReplica) Serving() bool {
 	return r.primary
 }
 
+func (r *fakeReplica) LeaseHeld() bool { return r.Serving() }
+
 func (r *fakeReplica) Received(string) (session, bytes uint64) { return 0, 0 }
 func (r *fakeReplica) EndSession(string, error)                {}
 
 func (r *fakeReplica) Fitness() replication.Fitness {
 	st := r.Status()
 	return replication.Fitness{State: st.State, Unclean: st.Unclean, Epoch: st.Epoch, Version: st.Version, SelfInSet: st.SelfInSet,
-		Serving: st.Role == rolePrimary, Heard: -1}
+		Serving: st.Role == rolePrimary, Hangs: st.Hangs, Heard: -1}
 }
 
 func (r *fakeReplica) Status() replication.Status {
 	r.mu.Lock()
 	defer r.mu.Unlock()
-	st := replication.Status{Role: "Secondary", IO: control.IONone, State: r.state, Unclean: r.unclean, Verify: r.verify}
+	st := replication.Status{Role: "Secondary", IO: control.IONone, State: r.state, Unclean: r.unclean, Hangs: r.hangs, Verify: r.verify}
 	if r.rec != nil {
 		st.Epoch, st.Version, st.SizeBytes = max(r.rec.Epoch, r.accepted), r.rec.Version, r.rec.Size
 	}

@@ -3,11 +3,13 @@ package node
 import (
 	"context"
 	"fmt"
+	"log/slog"
 	"net"
 	"time"
 
 	"github.com/hashicorp/memberlist"
 
+	"github.com/lockstep-ha/lockstep/internal/config"
 	"github.com/lockstep-ha/lockstep/internal/control"
 	"github.com/lockstep-ha/lockstep/internal/device"
 )
@@ -24,6 +26,8 @@ type host struct {
 	gossip func(addr string) (memberlist.Transport, error)
 	// clock measures leases. nil: CLOCK_BOOTTIME.
 	clock func() time.Duration
+	// arms turns other nodes off. nil: the fence devices of the node file.
+	arms armory
 }
 
 func (h host) listenOn(ctx context.Context, network, addr string) (net.Listener, error) {
@@ -55,4 +59,12 @@ func (h host) bootTime() func() time.Duration {
 		return h.clock
 	}
 	return device.BootTime
+}
+
+// armed returns what turns other nodes off, by the node file.
+func (h host) armed(cfg config.Node, log *slog.Logger) (armory, error) {
+	if h.arms != nil {
+		return h.arms, nil
+	}
+	return newDevices(cfg, log)
 }

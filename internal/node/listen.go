@@ -48,6 +48,11 @@ func (d *daemon) listen(ctx context.Context) error {
 			return err
 		}
 	}
+	if d.cfg.HealthListen != "" {
+		if d.lnHealth, err = tcp("health checks", d.cfg.HealthListen); err != nil {
+			return err
+		}
+	}
 	if path := os.Getenv(profilesEnv); path != "" {
 		if d.lnDebug, err = unix("profiles", path); err != nil {
 			return err
@@ -58,7 +63,7 @@ func (d *daemon) listen(ctx context.Context) error {
 }
 
 func (d *daemon) closeListeners() {
-	for _, ln := range []net.Listener{d.lnPeers, d.lnControl, d.lnNBDUnix, d.lnNBDTCP, d.lnDebug} {
+	for _, ln := range []net.Listener{d.lnPeers, d.lnControl, d.lnNBDUnix, d.lnNBDTCP, d.lnHealth, d.lnDebug} {
 		if ln != nil {
 			ln.Close()
 		}

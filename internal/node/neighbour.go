@@ -21,6 +21,7 @@ import (
 //	view         what this node knows of its own replica; it asks nobody else
 //	grow         the backing holds Size bytes, the new ones zero; the record is unchanged
 //	invalidate   (to the primary) the replica on Node is being copied anew
+//	admit, renew, certify   see admitter
 //
 // The other services do not do: replication speaks only between open replicas, and the control
 // API would let two nodes that disagree ask each other in turn.
@@ -41,12 +42,14 @@ type question struct {
 	Node     string `json:"node,omitempty"`
 	// Version, of a view: answer when the replica has been told the record of that version.
 	Version uint64 `json:"version,omitempty"`
+	Blob    []byte `json:"blob,omitempty"` // of a question about certificates; see admitter
 }
 
 // answer is what comes back; Error nil means done.
 type answer struct {
 	Error *control.Error `json:"error,omitempty"`
 	View  *view          `json:"view,omitempty"`
+	Blob  []byte         `json:"blob,omitempty"` // see question.Blob
 }
 
 // view is what a node knows of its own replica of a resource.

@@ -3,6 +3,7 @@ package node
 import (
 	"context"
 	"net"
+	"reflect"
 	"strings"
 	"sync"
 	"testing"
@@ -26,9 +27,9 @@ func piped(t *testing.T, reply func(context.Context, question) answer) dialAsker
 }
 
 func TestNeighbour_QuestionAndAnswerTravelWhole(t *testing.T) {
-	asked := question{Op: "grow", Resource: "r0", ID: 1<<63 + 1, Size: 1 << 40, Node: "n1"}
+	asked := question{Op: "grow", Resource: "r0", ID: 1<<63 + 1, Size: 1 << 40, Node: "n1", Blob: []byte{0, 255}}
 	ask := piped(t, func(_ context.Context, q question) answer {
-		if q != asked {
+		if !reflect.DeepEqual(q, asked) {
 			t.Errorf("got %+v", q)
 		}
 		return answer{Error: refusedf("no").WithHint("yes"), View: &view{Node: "n2", Process: 1<<64 - 1}}

@@ -32,6 +32,8 @@ type replica interface {
 	// WaitPrimary returns nil once the replica serves as primary of epoch.
 	WaitPrimary(ctx context.Context, epoch uint64) error
 	Serving() bool
+	// LeaseHeld reports whether the replica is primary and inside its lease at this moment.
+	LeaseHeld() bool
 	Status() replication.Status
 	// Fitness is what the replica says of itself to whoever decides about promotions.
 	Fitness() replication.Fitness

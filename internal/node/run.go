@@ -3,6 +3,7 @@ package node
 import (
 	"context"
 	"crypto/rand"
+	"crypto/tls"
 	"encoding/binary"
 	"errors"
 	"fmt"
@@ -19,6 +20,8 @@ import (
 
 	"github.com/lockstep-ha/lockstep/internal/config"
 	"github.com/lockstep-ha/lockstep/internal/control"
+	"github.com/lockstep-ha/lockstep/internal/linkcheck"
+	"github.com/lockstep-ha/lockstep/internal/pki"
 	"github.com/lockstep-ha/lockstep/internal/transport"
 	"github.com/lockstep-ha/lockstep/nbd"
 	"github.com/lockstep-ha/lockstep/quorum"
@@ -46,6 +49,10 @@ func Run(ctx context.Context, cfg config.Node, log *slog.Logger, ready func()) e
 
 // runOn is Run on a host that need not be this machine.
 func runOn(ctx context.Context, h host, cfg config.Node, log *slog.Logger, ready func()) error {
+	cfg, err := withBook(cfg)
+	if err != nil {
+		return fmt.Errorf("node %s: %w", cfg.Name, err)
+	}
 	if err := cfg.Validate(); err != nil {
 		return err
 	}
@@ -64,6 +71,10 @@ type daemon struct {
 	cfg     config.Node
 	host    host
 	log     *slog.Logger
+	roster  *roster
+	id      *pki.Identity // nil, like admit and keeper: a shared key
+	admit   *admitter
+	keeper  *keeper
 	tr      *transport.Transport
 	ledger  *ledger.Ledger
 	members *members
@@ -72,8 +83,11 @@ type daemon struct {
 	fail    *failover
 	ctl     *control.Server
 	nbd     *nbd.Server
+	checks  *checks
+	pair    *pairGuard
+	kennel  *kennel
 
-	lnPeers, lnControl, lnNBDUnix, lnNBDTCP, lnDebug net.Listener // lnNBDTCP and lnDebug may be nil
+	lnPeers, lnControl, lnNBDUnix, lnNBDTCP, lnHealth, lnDebug net.Listener // the last three may be nil
 }
 
 // assemble opens everything that can fail, and starts nothing.
@@ -91,10 +105,7 @@ func assemble(ctx context.Context, h host, cfg config.Node, log *slog.Logger) (_
 	if err := d.listen(ctx); err != nil {
 		return nil, err
 	}
-	d.tr, err = transport.New(transport.Config{
-		Cluster: cfg.Cluster, Node: cfg.Name, Key: cfg.Key[:], Logger: d.log, Connect: h.connect,
-	})
-	if err != nil {
+	if err := d.openTransport(); err != nil {
 		return nil, err
 	}
 	j := newJournal(cfg.Name, journalLen)
@@ -112,6 +123,31 @@ func assemble(ctx context.Context, h host, cfg config.Node, log *slog.Logger) (_
 		return nil, errors.Join(err, d.ledger.Close(), d.members.gossip.Close())
 	}
 	return d, nil
+}
+
+// openTransport opens what links run over, and who this node is on them.
+func (d *daemon) openTransport() error {
+	cfg := d.cfg
+	d.roster = &roster{cfg: cfg, log: d.log, state: func() *quorum.State {
+		if d.ledger == nil {
+			return nil // it is about to be opened
+		}
+		return d.ledger.State()
+	}}
+	tc := transport.Config{Cluster: cfg.Cluster, Node: cfg.Name, Key: cfg.Key[:], Logger: d.log, Connect: d.host.connect}
+	var err error
+	if d.id, err = openIdentity(cfg, d.roster.admit); err != nil {
+		return err
+	}
+	if d.id != nil {
+		tc.Identity = d.id
+		tc.Join = func(ctx context.Context, conn *tls.Conn) { d.admit.serve(ctx, conn) }
+		if !cfg.ReplicationTLS {
+			tc.Clear = []string{serviceReplication}
+		}
+	}
+	d.tr, err = transport.New(tc)
+	return err
 }
 
 // openLedger gives the ledger the plain logger: it names the node in its lines itself.
@@ -148,14 +184,14 @@ func hear(j *journal, log *slog.Logger, h membership.Hint) {
 // Errors: those of newFailover.
 func (d *daemon) wire(self quorum.Incumbent, j *journal) (err error) {
 	dial := func(ctx context.Context, node, service string) (net.Conn, error) {
-		addr := addrOf(d.cfg, node)
+		addr := d.roster.addr(node)
 		if addr == "" {
-			return nil, control.Errorf(control.CodeNotFound, "there is no node %s in the file of %s", node, d.cfg.Name)
+			return nil, control.Errorf(control.CodeNotFound, "%s knows of no node %s", d.cfg.Name, node)
 		}
 		return d.tr.Dial(ctx, addr, node, service)
 	}
 	httpTo := func(node string) (*http.Client, error) {
-		if addrOf(d.cfg, node) == "" {
+		if d.roster.addr(node) == "" {
 			return nil, control.Errorf(control.CodeNotFound, "there is no node %s in this cluster", node).WithSafety(control.SafetyYes)
 		}
 		return &http.Client{Transport: &http.Transport{
@@ -167,15 +203,22 @@ func (d *daemon) wire(self quorum.Incumbent, j *journal) (err error) {
 	opener := &deviceOpener{cfg: d.cfg, self: self, log: d.log, acceptor: acceptor, dial: dial, fresh: randomID, clock: d.host.clock}
 	d.m = newManager(self, d.ledger, opener, j, d.log, randomID)
 	ask := dialAsker{dial: dial}
+	d.checks = newChecks(d.cfg, d.m, ask, d.nbdTCP)
+	d.checks.addr = d.roster.addr
 	d.nbd = nbd.NewServer(nbd.Config{Logger: d.log}, &exports{m: d.m, asker: ask})
 	d.m.closeClients = func(resource string) {
 		d.nbd.CloseExport(resource, d.cfg.Name+" does not serve "+resource+" any more")
 	}
 	d.m.onCount = func(n int) { limitMemory(n, int64(d.cfg.Window)) }
 	d.reg = newRegistrar(self, d.ledger, j, d.log)
-	if d.fail, err = newFailover(failoverTimes(d.cfg), self, d.ledger, d.m, nil, d.host.bootTime(), d.log); err != nil {
+	arms, err := d.host.armed(d.cfg, d.log)
+	if err != nil {
 		return err
 	}
+	if d.fail, err = newFailover(failoverTimes(d.cfg), self, d.ledger, d.m, arms, d.host.bootTime(), d.log); err != nil {
+		return err
+	}
+	d.kennel = newKennel(d.cfg.Watchdog, d.m, self, j, d.log)
 	d.m.onNotice = d.fail.kick
 	b := &backend{
 		cfg: d.cfg, m: d.m, journal: j, asker: ask,
@@ -189,7 +232,15 @@ func (d *daemon) wire(self quorum.Incumbent, j *journal) (err error) {
 		facts: facts{
 			ledger: d.ledger.Status, alive: d.alive, clients: d.clients, nbdTCP: d.nbdTCP,
 		},
-		registered: d.reg.await, fate: d.ledger,
+		registered: d.reg.await, fate: d.ledger, arms: arms,
+		exam: examiner{dial: dial, canFence: func(node string) bool { return d.fail.fencer != nil && d.fail.fencer.Can(node) }},
+	}
+	if d.pair, err = d.newPairGuard(self, b); err != nil {
+		return err
+	}
+	b.alone = d.pair.reason
+	if err := d.wireCertificates(b, ask); err != nil {
+		return err
 	}
 	d.ctl = control.NewServer(control.Options{Node: d.cfg.Name, Backend: b, Forward: httpTo, Logger: d.log})
 	d.ledger.Subscribe(d.m.apply)
@@ -199,10 +250,37 @@ func (d *daemon) wire(self quorum.Incumbent, j *journal) (err error) {
 		acceptor.Serve(ctx, conn, from) // it logs why not
 	})
 	d.tr.Handle(serviceNode, func(ctx context.Context, conn net.Conn, from string) {
-		if err := serveNode(ctx, conn, b.reply); err != nil {
+		reply := b.reply
+		if d.admit != nil {
+			reply = d.admit.reply(from, b.reply)
+		}
+		if err := serveNode(ctx, conn, reply); err != nil {
 			d.log.Debug("question not answered", "peer", from, "err", err)
 		}
 	})
+	d.tr.Handle(linkcheck.Service, func(ctx context.Context, conn net.Conn, from string) {
+		if err := linkcheck.Serve(ctx, conn); err != nil {
+			d.log.Debug("echo ended", "peer", from, "err", err)
+		}
+	})
+	return nil
+}
+
+// wireCertificates connects what keeps and gives certificates, where there are any.
+func (d *daemon) wireCertificates(b *backend, ask asker) error {
+	b.roster = d.roster
+	if d.id == nil {
+		return nil
+	}
+	ca, err := openAuthority(d.cfg)
+	if err != nil {
+		return err
+	}
+	d.admit = &admitter{cfg: d.cfg, id: d.id, ca: ca, ledger: d.ledger, asker: ask, log: d.log}
+	d.keeper = &keeper{self: d.cfg.Name, id: d.id, sign: d.admit.signSelf, log: d.log}
+	b.admitter, b.keeper = d.admit, d.keeper
+	d.ledger.Subscribe(d.roster.keep)
+	d.ledger.Subscribe(func(*quorum.State) { d.tr.Recheck(d.roster.admit) })
 	return nil
 }
 
@@ -247,11 +325,13 @@ func (d *daemon) run(ctx context.Context, ready func()) error {
 	stopLedger := start(map[string]func(context.Context) error{"ledger": d.ledger.Run})
 	stopFailover := start(map[string]func(context.Context) error{
 		"failover": func(ctx context.Context) error { d.fail.run(ctx); return nil },
+		"pair":     func(ctx context.Context) error { d.pair.run(ctx); return nil },
 	})
 	stopManager := start(map[string]func(context.Context) error{
 		"replicas":     func(ctx context.Context) error { d.m.run(ctx); return nil },
 		"registration": func(ctx context.Context) error { d.reg.run(ctx); return nil },
 	})
+	stopDogs := start(map[string]func(context.Context) error{"watchdog": d.kennel.run})
 	stopFront := start(d.front())
 	d.log.Info("node started", "process", d.m.self.Process, "listen", d.lnPeers.Addr().String(), "nbd", d.cfg.NBDUnix, "control", d.cfg.ControlSocket)
 	if ready != nil {
@@ -279,6 +359,7 @@ func (d *daemon) run(ctx context.Context, ready func()) error {
 	stopFailover()
 	stopLedger()
 	stopTransport()
+	stopDogs() // last: what cannot stop must not be spared
 	d.log.Info("node stopped")
 	return errors.Join(faults...)
 }
@@ -292,7 +373,13 @@ func (d *daemon) front() map[string]func(context.Context) error {
 		"membership":        d.members.run,
 	}
 	if d.lnNBDTCP != nil {
-		parts["nbd over tcp"] = func(ctx context.Context) error { return d.nbd.Serve(ctx, d.lnNBDTCP) }
+		parts["nbd over tcp"] = func(ctx context.Context) error { return d.nbd.ServeTLS(ctx, d.lnNBDTCP, nbdTLS(d.cfg, d.id)) }
+	}
+	if d.keeper != nil {
+		parts["certificates"] = func(ctx context.Context) error { d.keeper.run(ctx); return nil }
+	}
+	if d.lnHealth != nil {
+		parts["health"] = func(ctx context.Context) error { return d.serveHealth(ctx, d.lnHealth) }
 	}
 	if d.lnDebug != nil {
 		parts["profiles"] = func(ctx context.Context) error { return serveProfiles(ctx, d.lnDebug) }

@@ -226,7 +226,9 @@ func (w *worker) run(ctx context.Context) {
 // it going. It returns nil when it could not, having said why.
 func (w *worker) start(ctx context.Context, rec *quorum.Resource) *running {
 	s := specOf(rec, w.m.self.Node)
-	if rec.Replica(w.m.self.Node).Instance == 0 {
+	mine := rec.Replica(w.m.self.Node)
+	s.follower = s.follower || mine.Lost // what the others hold is copied: zeros are not it
+	if mine.Instance == 0 || mine.Lost {
 		// Metadata of this very resource can be here already: a crash came between Create and
 		// RegisterReplica. Open tells whether it is.
 		switch err := w.m.opener.Create(s); {
@@ -256,7 +258,7 @@ func (w *worker) feed(ctx context.Context, rep replica, rec *quorum.Resource) er
 	if known == nil {
 		return fmt.Errorf("node %s holds no replica of %s any more", w.m.self.Node, w.name)
 	}
-	if known.Instance == 0 {
+	if known.Instance == 0 || known.Lost && known.Instance != rep.Instance() {
 		next, err := w.register(ctx, rep.Instance(), rec)
 		if err != nil {
 			return err
@@ -292,7 +294,7 @@ func (w *worker) register(ctx context.Context, instance uint64, rec *quorum.Reso
 	node := w.m.self.Node
 	has := func(r *quorum.Resource) bool {
 		p := r.Replica(node)
-		return r.ID == w.id && p != nil && p.Instance != 0
+		return r.ID == w.id && p != nil && p.Instance != 0 && (!p.Lost || p.Instance == instance)
 	}
 	res, err := decide(ctx, w.m.ledger, rec, func(r *quorum.Resource) *quorum.Command {
 		if r.ID != w.id || r.Deleted || has(r) {

@@ -37,6 +37,7 @@ type hello struct {
 	dialer   string
 	listener string
 	nonce    [nonceSize]byte
+	clear    bool // within TLS: what follows the handshake is not to be encrypted
 }
 
 func (h *hello) encode() []byte {
@@ -48,6 +49,9 @@ func (h *hello) encode() []byte {
 	copy(b[92:156], h.dialer)
 	copy(b[156:220], h.listener)
 	copy(b[220:252], h.nonce[:])
+	if h.clear {
+		b[252] = 1
+	}
 	return b
 }
 
@@ -64,7 +68,7 @@ func decodeHello(b []byte) (*hello, error) {
 	if h.version != Version {
 		return h, nil
 	}
-	if b[10] != 0 || b[11] != 0 || !zero(b[252:]) {
+	if b[10] != 0 || b[11] != 0 || b[252] > 1 || !zero(b[253:]) {
 		return nil, fmt.Errorf("%w: reserved bytes are not zero", ErrProtocol)
 	}
 	for _, f := range []struct {
@@ -82,6 +86,7 @@ func decodeHello(b []byte) (*hello, error) {
 		*f.into = s
 	}
 	copy(h.nonce[:], b[220:252])
+	h.clear = b[252] == 1
 	return h, nil
 }
 
@@ -139,6 +144,7 @@ const (
 	otherCluster
 	otherNode
 	noService
+	otherProtection
 )
 
 // mac returns the HMAC of label and parts. Each part has a fixed size, and so has each label

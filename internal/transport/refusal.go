@@ -15,7 +15,7 @@ type refusals struct {
 	hidden [len(kinds) + 1]int
 }
 
-var kinds = [...]error{ErrKey, ErrCluster, ErrVersion, ErrNode, ErrService, ErrProtocol, ErrClosed}
+var kinds = [...]error{ErrKey, ErrCluster, ErrVersion, ErrNode, ErrService, ErrProtocol, ErrClosed, ErrCertificate, ErrProtection}
 
 func kindOf(err error) int {
 	for i, k := range kinds {

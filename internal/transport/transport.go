@@ -2,32 +2,47 @@ package transport
 
 import (
 	"context"
+	"crypto/tls"
 	"errors"
 	"fmt"
 	"log/slog"
 	"net"
 	"sync"
 	"time"
+
+	"github.com/lockstep-ha/lockstep/internal/pki"
 )
 
 // Why a handshake ended. Those marked "claimed" rest on the unauthenticated word of the other
 // end.
 var (
 	ErrKey      = errors.New("the other end does not hold this cluster's key")
-	ErrCluster  = errors.New("the other end belongs to another cluster")               // claimed
-	ErrVersion  = errors.New("the other end speaks another protocol version")          // claimed
-	ErrNode     = errors.New("another node answers at that address")                   // claimed
-	ErrService  = errors.New("the other end has no such service")                      // claimed
-	ErrProtocol = errors.New("the other end does not speak this protocol")             // garbage
-	ErrConfig   = errors.New("the transport is not set up correctly")                  // local
-	ErrClosed   = errors.New("the connection ended before the handshake was complete") // also a wrong key on our side
+	ErrCluster  = errors.New("the other end belongs to another cluster")      // claimed
+	ErrVersion  = errors.New("the other end speaks another protocol version") // claimed
+	ErrNode     = errors.New("another node answers at that address")          // claimed
+	ErrService  = errors.New("the other end has no such service")             // claimed
+	ErrProtocol = errors.New("the other end does not speak this protocol")    // garbage
+	ErrConfig   = errors.New("the transport is not set up correctly")         // local
+	// ErrCertificate wraps what package pki says, where it was this end that refused.
+	ErrCertificate = errors.New("the certificate of the other end, or ours there, is not accepted")
+	ErrProtection  = errors.New("one end wants this service encrypted and the other does not: compare replication_tls") // claimed
+	ErrClosed      = errors.New("the connection ended before the handshake was complete")                               // also a wrong key on our side
 )
 
 // Config is what a Transport needs. Zero durations and numbers mean the defaults.
 type Config struct {
 	Cluster string // 1 to 64 printable ASCII bytes, no space
 	Node    string // name of this node, likewise
-	Key     []byte // 32 bytes, shared by all nodes of the cluster; kept, not copied to any log
+	Key     []byte // 32 bytes, shared by all nodes of the cluster; kept, not copied to any log. Unused with Identity
+
+	// Identity, if set, has every connection begin with TLS, and both ends show certificates.
+	Identity *pki.Identity
+	// Clear names the services whose connections go on unencrypted once both ends are known. It must
+	// be the same on all nodes. Only with Identity.
+	Clear []string
+	// Join serves a node that has no certificate yet, and closes conn. It returns soon after ctx ends.
+	// nil: such nodes are refused. Only with Identity.
+	Join func(ctx context.Context, conn *tls.Conn)
 
 	HandshakeTimeout time.Duration // for a whole handshake; 0: 5 s
 	MaxHandshakes    int           // connections that have not proven themselves; 0: 64
@@ -46,7 +61,10 @@ func (c Config) Validate() error {
 	if !fits(c.Node, maxName) {
 		all = append(all, fmt.Errorf("node name %.80q is not 1 to %d printable bytes", c.Node, maxName))
 	}
-	if len(c.Key) != 32 {
+	if c.Identity == nil && (len(c.Clear) > 0 || c.Join != nil) {
+		all = append(all, fmt.Errorf("clear services or joining without an identity"))
+	}
+	if c.Identity == nil && len(c.Key) != 32 {
 		all = append(all, fmt.Errorf("the key has %d bytes, want 32", len(c.Key)))
 	}
 	if c.HandshakeTimeout < 0 || c.MaxHandshakes < 0 {
@@ -58,7 +76,7 @@ func (c Config) Validate() error {
 	return fmt.Errorf("%w: %w", ErrConfig, errors.Join(all...))
 }
 
-// Handler serves one authenticated connection. It owns conn, a *net.TCPConn, and closes it. It
+// Handler serves one authenticated connection. It owns conn, a *Secure or *net.TCPConn, and closes it. It
 // returns soon after ctx ends; Serve waits for it.
 type Handler func(ctx context.Context, conn net.Conn, peerNode string)
 
@@ -73,6 +91,7 @@ type Transport struct {
 	listeners map[string]*listener
 	half      []net.Conn // accepted and not yet proven, oldest first; at most MaxHandshakes
 	refused   refusals
+	secured   map[*Secure]bool // not closed yet
 }
 
 // New returns a Transport. Error: ErrConfig.
@@ -92,7 +111,8 @@ func New(cfg Config) (*Transport, error) {
 	if cfg.Connect == nil {
 		cfg.Connect = connectTCP
 	}
-	return &Transport{cfg: cfg, log: cfg.Logger, services: map[string]Handler{}, listeners: map[string]*listener{}}, nil
+	return &Transport{cfg: cfg, log: cfg.Logger, services: map[string]Handler{}, listeners: map[string]*listener{},
+		secured: map[*Secure]bool{}}, nil
 }
 
 func connectTCP(ctx context.Context, addr string) (net.Conn, error) {
@@ -240,15 +260,48 @@ func (t *Transport) closeHalf() {
 	}
 }
 
-func (t *Transport) serveConn(ctx context.Context, conn net.Conn) {
-	h, err := t.welcome(conn)
-	t.leave(conn)
-	if err != nil {
-		conn.Close()
-		if ctx.Err() == nil {
-			t.refusal(conn.RemoteAddr().String(), h.dialer, err)
-		}
-		return
+func (t *Transport) serveConn(ctx context.Context, raw net.Conn) {
+	conn, h, err := t.receive(ctx, raw)
+	t.leave(raw)
+	if err == nil && conn != nil {
+		err = raw.SetDeadline(time.Time{})
 	}
-	t.handler(h.service)(ctx, conn, h.dialer)
+	switch {
+	case err != nil:
+		raw.Close()
+		if ctx.Err() == nil {
+			t.refusal(raw.RemoteAddr().String(), h.dialer, err)
+		}
+	case conn != nil: // nil: it joined, and is closed
+		t.handler(h.service)(ctx, conn, h.dialer)
+	}
+}
+
+// receive makes an accepted connection into one whose other end has proven itself. The hello is
+// never nil; the connection is nil when it was one of a node that joins, which is then served.
+func (t *Transport) receive(ctx context.Context, raw net.Conn) (net.Conn, *hello, error) {
+	if err := prepare(raw, time.Now().Add(t.cfg.HandshakeTimeout)); err != nil {
+		return nil, &hello{}, err
+	}
+	if t.cfg.Identity == nil {
+		h, err := t.welcome(raw, t.cfg.Key, "")
+		return raw, h, err
+	}
+	s, err := t.secureFrom(ctx, raw)
+	if err != nil {
+		return nil, &hello{}, err
+	}
+	if pki.KindOf(s.ConnectionState()) == pki.KindJoin {
+		if err := raw.SetDeadline(time.Now().Add(joinWithin)); err != nil {
+			return nil, &hello{}, err
+		}
+		t.cfg.Join(ctx, s.Conn) // among the unproven ones while it lasts
+		raw.Close()
+		return nil, &hello{}, nil
+	}
+	h, err := t.welcome(s, s.key, s.peer.Name)
+	if err != nil {
+		return nil, h, err
+	}
+	return t.settle(s, h.clear), h, nil
 }

@@ -75,6 +75,6 @@
 //
 // Switchover, demotion and forced promotion are operators' verbs and proposed by the shell. Which
 // fence agent turns a node off, and its own time limit, which must be below FenceTimeout, belong to
-// package fencing. NodeStarted is proposed by the shell when a process starts. How the survivor of
-// two voters goes on alone is in quorum/voter: it has no leader to run this.
+// package fencing. NodeStarted is proposed by the shell when a process starts. When the
+// survivor of two voters goes on alone is decided in quorum/pair: it has no leader to run this.
 package coordinator

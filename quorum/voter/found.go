@@ -119,10 +119,10 @@ func (v *Voter) diagnose(replies map[string]Reply, silent []string) string {
 			return "" // admitted; the leader will send the state
 		case !r.Empty && r.KnownAs != 0:
 			return fmt.Sprintf("the ledger file on %s is new (voter %x), but the cluster knows %s as voter %x: this node has no vote. "+
-				"Restore the old ledger.db in its data directory; a lost voter cannot be replaced by this version",
-				self, me.Voter, self, r.KnownAs)
+				"Where the cluster has certificates, give its place to this host: lockstep node replace %s on another node",
+				self, me.Voter, self, r.KnownAs, self)
 		case !r.Empty:
-			return fmt.Sprintf("%s is not part of the cluster, which was founded without it; nodes cannot be added by this version", self)
+			return fmt.Sprintf("%s is no member of the cluster: it was removed, or the cluster was founded without it. A token lets it join: lockstep cluster token on a member", self)
 		case !r.SameList:
 			return fmt.Sprintf("the node files of %s and %s list other members, or in another order; make them equal", self, m.Name)
 		}
@@ -194,6 +194,18 @@ func genesis(cluster string, incarnation uint64, nodes []quorum.Node) (*machine,
 		return nil, err
 	}
 	return newMachine(st), nil
+}
+
+// Identify makes the identity of a node's voter in a new storage, if there is none, and returns its
+// id. The ledger itself stays empty: a leader that names this id fills it.
+//
+// Errors: ErrForeign, ErrCorrupt, or that of the storage.
+func Identify(st Storage, cluster, node string, rng func() uint64) (uint64, error) {
+	b, err := openBook(st, cluster, node, rng)
+	if err != nil {
+		return 0, err
+	}
+	return b.id.Voter, nil
 }
 
 // Seat is a node of a ledger that is founded at once, by FoundOn.

@@ -17,10 +17,13 @@ type liveness interface {
 // setLiveness makes the kernel notice a dead peer by itself: sent data that is not acknowledged
 // for timeout ends the connection, and so does an idle peer that answers no probe for about as
 // long. This is the backstop below the core's beacons, for a session that the core has no
-// opinion on. A connection that is not TCP may have means of its own; else it is left as it is.
+// opinion on. Of a connection within TLS it is the socket below. One that is not TCP may have means of its own; else it is left as it is.
 func setLiveness(conn net.Conn, timeout time.Duration) error {
 	if c, ok := conn.(liveness); ok {
 		return c.SetLiveness(timeout)
+	}
+	if under, ok := conn.(interface{ NetConn() net.Conn }); ok { // TLS
+		conn = under.NetConn()
 	}
 	tcp, ok := conn.(*net.TCPConn)
 	if !ok {
