@@ -32,6 +32,7 @@ type watch struct {
 	id      uint64  // of the resource
 	version uint64  // of the record when it was last looked at
 	heard   []heard // the newest report of each node, in the order of the first ones
+	stored  uint64  // the highest epoch that any report named
 
 	primary   quorum.Incumbent // as recorded
 	epoch     uint64           // as recorded
@@ -199,6 +200,7 @@ func (c *Coordinator) learn(rep *Report) int {
 		return -1
 	}
 	w := &c.res[i]
+	w.stored = max(w.stored, rep.Epoch)
 	if h := w.of(rep.Node); h != nil {
 		*h = heard{c.now, *rep}
 	} else {

@@ -175,14 +175,9 @@ func (c *Coordinator) promote(r *quorum.Resource, w *watch, h *heard, n need, ou
 		Why: fmt.Sprintf("%s: %s; %s is fit", r.Name, n, h.Node)})
 }
 
-// newEpoch returns an epoch above all that are recorded or that a replica has stored (rule 3).
-func newEpoch(r *quorum.Resource, w *watch) uint64 {
-	top := r.Epoch
-	for i := range w.heard {
-		top = max(top, w.heard[i].Epoch)
-	}
-	return top + 1
-}
+// newEpoch returns an epoch above all that are recorded or that a replica has stored (rule 3), one that
+// was replaced since, too.
+func newEpoch(r *quorum.Resource, w *watch) uint64 { return max(r.Epoch, w.stored) + 1 }
 
 func (c *Coordinator) nextToken() uint64 {
 	c.token++
