@@ -51,7 +51,7 @@ func lockClaims() (release func(), err error) {
 	for {
 		err := unix.Flock(int(f.Fd()), unix.LOCK_EX)
 		if err == nil {
-			return func() { f.Close() }, nil
+			return func() { lockFile{f}.Close() }, nil
 		}
 		if !errors.Is(err, unix.EINTR) {
 			f.Close()

@@ -353,7 +353,7 @@ func ignoreGone(err error) error {
 }
 
 // lock takes the lab's lock and reads its state anew: another process may have changed it.
-func (l *Lab) lock() (*os.File, error) {
+func (l *Lab) lock() (io.Closer, error) {
 	f, err := lock(l.state.Dir)
 	if err != nil {
 		return nil, err

@@ -5,6 +5,7 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"io"
 	"io/fs"
 	"net/url"
 	"os"
@@ -114,8 +115,17 @@ func writeState(st *State) error {
 // errBusy means that another process holds the lab's lock.
 var errBusy = errors.New("another lab command is at work")
 
-// lock takes the lab's lock; closing the file gives it back.
-func lock(dir string) (*os.File, error) {
+// lockFile is a lock that is held.
+type lockFile struct{ *os.File }
+
+// Close gives the lock back. To close the file is not enough: a process that another goroutine is just
+// starting has a copy of the descriptor until it runs its own program.
+func (f lockFile) Close() error {
+	return errors.Join(unix.Flock(int(f.Fd()), unix.LOCK_UN), f.File.Close())
+}
+
+// lock takes the lab's lock; Close gives it back.
+func lock(dir string) (io.Closer, error) {
 	f, err := os.OpenFile(filepath.Join(dir, "lab.lock"), os.O_CREATE|os.O_RDWR, 0o600)
 	if err != nil {
 		return nil, fmt.Errorf("lock lab: %w", err)
@@ -127,7 +137,7 @@ func lock(dir string) (*os.File, error) {
 		}
 		return nil, fmt.Errorf("lock lab: %w", err)
 	}
-	return f, nil
+	return lockFile{f}, nil
 }
 
 // unixURI is the NBD URI of an export on a unix socket.
