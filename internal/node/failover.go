@@ -32,7 +32,6 @@ type failover struct {
 
 	events chan coordinator.Event
 	wake   chan struct{} // capacity 1: there is something new to report, or a newer state
-	asks   chan inquiry
 	proofs proofs
 	leaves leaves
 
@@ -53,12 +52,6 @@ type failoverLedger interface {
 	SinceHeard(node string) time.Duration
 }
 
-// inquiry is a question to run's goroutine.
-type inquiry struct {
-	resource string
-	answer   chan string // capacity 1
-}
-
 // reportsPerNote keeps a note below ledger.MaxNote: a report is some 600 bytes at most.
 const reportsPerNote = 64
 
@@ -70,7 +63,7 @@ func newFailover(cfg coordinator.Config, self quorum.Incumbent, l failoverLedger
 	return &failover{
 		self: self, ledger: l, m: m, fencer: f, log: log, clock: clock, coord: c,
 		silent: silences{limit: cfg.SuspectAfter, links: map[sessionOf]received{}},
-		events: make(chan coordinator.Event, 256), wake: make(chan struct{}, 1), asks: make(chan inquiry),
+		events: make(chan coordinator.Event, 256), wake: make(chan struct{}, 1),
 	}, nil
 }
 
@@ -128,17 +121,6 @@ func (f *failover) offer(ev coordinator.Event) {
 	}
 }
 
-// explain says what the leader of the ledger makes of a resource, "" if ctx ends first.
-func (f *failover) explain(ctx context.Context, resource string) string {
-	q := inquiry{resource, make(chan string, 1)}
-	select {
-	case f.asks <- q:
-		return <-q.answer
-	case <-ctx.Done():
-		return ""
-	}
-}
-
 // run decides until ctx ends, and returns when nothing that it began is under way any more.
 func (f *failover) run(ctx context.Context) {
 	defer f.work.Wait()
@@ -155,8 +137,6 @@ func (f *failover) run(ctx context.Context) {
 			f.report(ctx)
 		case ev := <-f.events:
 			f.step(ctx, ev)
-		case q := <-f.asks:
-			q.answer <- f.coord.Explain(q.resource)
 		}
 	}
 }
