@@ -5,6 +5,7 @@ import (
 	"crypto/tls"
 	"errors"
 	"fmt"
+	"io"
 	"log/slog"
 	"net"
 	"sync"
@@ -262,19 +263,40 @@ func (t *Transport) closeHalf() {
 
 func (t *Transport) serveConn(ctx context.Context, raw net.Conn) {
 	conn, h, err := t.receive(ctx, raw)
-	t.leave(raw)
 	if err == nil && conn != nil {
 		err = raw.SetDeadline(time.Time{})
 	}
+	if err != nil {
+		linger(raw)
+	}
+	t.leave(raw)
 	switch {
 	case err != nil:
-		raw.Close()
 		if ctx.Err() == nil {
 			t.refusal(raw.RemoteAddr().String(), h.dialer, err)
 		}
 	case conn != nil: // nil: it joined, and is closed
 		t.handler(h.service)(ctx, conn, h.dialer)
 	}
+}
+
+// How long, and for how much, a refused connection is read before it is closed.
+const (
+	lingerFor   = time.Second
+	lingerBytes = 16 << 10
+)
+
+// linger closes a refused connection so that the dialer learns why. A socket that is closed with
+// bytes unread is reset, and a reset overtakes the refusal: a dialer may have sent its hello already
+// while its certificate was being refused. So this end stops writing first and reads what is still
+// under way, a little of it and not for long, while the connection counts among the unproven ones.
+func linger(raw net.Conn) {
+	defer raw.Close()
+	half, ok := raw.(interface{ CloseWrite() error })
+	if !ok || half.CloseWrite() != nil || raw.SetDeadline(time.Now().Add(lingerFor)) != nil {
+		return
+	}
+	_, _ = io.CopyN(io.Discard, raw, lingerBytes) // however it ends, the connection is closed
 }
 
 // receive makes an accepted connection into one whose other end has proven itself. The hello is
