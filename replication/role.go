@@ -408,3 +408,17 @@ func (r *Resource) Serving() bool { return r.role == rolePrimary }
 
 // Quiet reports whether no local I/O is under way and no write is unfinished.
 func (r *Resource) Quiet() bool { return r.locals == 0 && r.started.n == 0 }
+
+// Idle reports whether nothing is under way that a later tick would keep waiting: then EvTick may
+// come every IdleTickInterval, until the next event.
+func (r *Resource) Idle() bool {
+	if r.live > 0 || r.frozen || r.role != rolePrimary && r.role != roleSecondary {
+		return false
+	}
+	for _, p := range r.peers {
+		if p.counts && p.phase != phaseFollowing && r.role == rolePrimary || p.phase == phaseFollowing && !p.inSet {
+			return false
+		}
+	}
+	return true
+}

@@ -40,6 +40,10 @@ func (r *Resource) whyFrozen() string {
 	return ""
 }
 
+// early is how much before its time a beacon may leave. Without it a tick that comes a hair after the
+// last one's interval finds the beacon not due, and it waits for one tick more.
+const early = TickInterval / 4
+
 // tick lets time act.
 func (r *Resource) tick() {
 	for _, p := range r.peers {
@@ -49,7 +53,7 @@ func (r *Resource) tick() {
 		silent := r.now - p.heardAt
 		switch {
 		case p.phase == phaseFollowing:
-			if r.now-p.beaconAt >= r.cfg.BeaconInterval {
+			if r.now-p.beaconAt >= r.cfg.BeaconInterval-early {
 				r.beaconTo(p)
 			}
 			r.watchPeer(p, silent)

@@ -128,6 +128,7 @@ type core interface {
 	LeaseHeldAt(now time.Duration) bool
 	TakesClients() bool
 	Quiet() bool
+	Idle() bool
 	Final() (replication.Meta, []replication.Page)
 }
 

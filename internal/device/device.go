@@ -9,6 +9,7 @@ import (
 	"time"
 
 	"github.com/lockstep-ha/lockstep/bitmap"
+	"github.com/lockstep-ha/lockstep/internal/beat"
 	"github.com/lockstep-ha/lockstep/internal/store"
 	"github.com/lockstep-ha/lockstep/replication"
 )
@@ -256,19 +257,24 @@ func (d *Device) dropAll() {
 
 // runTicker lets the core see time pass.
 func (d *Device) runTicker(ctx context.Context) {
-	tick := time.NewTicker(replication.TickInterval)
+	tick := beat.NewTicker(replication.TickInterval)
 	defer tick.Stop()
 	for {
 		select {
 		case <-ctx.Done():
 			return
 		case <-tick.C:
-			d.tick()
+			if d.tick() {
+				tick.Next(replication.IdleTickInterval)
+			} else {
+				tick.Next(replication.TickInterval)
+			}
 		}
 	}
 }
 
-func (d *Device) tick() {
+// tick reports whether the next one has time.
+func (d *Device) tick() (idle bool) {
 	t := d.begin(false)
 	t.lock()
 	t.event(replication.EvTick)
@@ -276,6 +282,8 @@ func (d *Device) tick() {
 	if d.waiting > 0 {
 		d.announce()
 	}
+	idle = d.waiting == 0 && d.core.Idle()
 	t.unlock()
 	t.finish()
+	return idle
 }

@@ -10,6 +10,7 @@ import (
 	"time"
 
 	"github.com/lockstep-ha/lockstep/fencing"
+	"github.com/lockstep-ha/lockstep/internal/beat"
 	"github.com/lockstep-ha/lockstep/internal/config"
 	"github.com/lockstep-ha/lockstep/quorum"
 	"github.com/lockstep-ha/lockstep/quorum/coordinator"
@@ -124,7 +125,7 @@ func (f *failover) offer(ev coordinator.Event) {
 // run decides until ctx ends, and returns when nothing that it began is under way any more.
 func (f *failover) run(ctx context.Context) {
 	defer f.work.Wait()
-	tick := time.NewTicker(coordinator.TickInterval)
+	tick := beat.NewTicker(coordinator.TickInterval)
 	defer tick.Stop()
 	for {
 		select {
@@ -132,6 +133,7 @@ func (f *failover) run(ctx context.Context) {
 			return
 		case <-tick.C:
 			f.tick(ctx)
+			tick.Next(0)
 		case <-f.wake:
 			f.follow(ctx)
 			f.report(ctx)

@@ -162,6 +162,7 @@ func TestBubble_SecondaryCrashesAndReturns(t *testing.T) {
 func TestBubble_DataNodesThatStartAtOnceFindEachOther(t *testing.T) {
 	inCluster(t, func(w *bubble) {
 		model := make([]byte, bubbleSize)
+		check(w.T, "pause", w.client("n1").PauseFailover(w.Context(), "r0", true, "this test promotes"))
 		for i := range 10 {
 			primary := []string{"n1", "n2"}[i%2]
 			if i > 0 {

@@ -9,6 +9,7 @@ import (
 	"time"
 
 	"github.com/lockstep-ha/lockstep/fencing"
+	"github.com/lockstep-ha/lockstep/internal/beat"
 	"github.com/lockstep-ha/lockstep/internal/config"
 	"github.com/lockstep-ha/lockstep/quorum"
 	"github.com/lockstep-ha/lockstep/quorum/ledger"
@@ -82,7 +83,7 @@ func (d *daemon) newPairGuard(self quorum.Incumbent, b *backend) (*pairGuard, er
 // run guards until ctx ends, and returns when nothing that it began is under way any more.
 func (g *pairGuard) run(ctx context.Context) {
 	defer g.work.Wait()
-	tick := time.NewTicker(pair.LookInterval)
+	tick := beat.NewTicker(pair.LookInterval)
 	defer tick.Stop()
 	for {
 		select {
@@ -90,6 +91,7 @@ func (g *pairGuard) run(ctx context.Context) {
 			return
 		case <-tick.C:
 			g.step(ctx, pair.Event{Kind: pair.EvLook})
+			tick.Next(0)
 		case ev := <-g.answers:
 			g.step(ctx, ev)
 		}

@@ -12,6 +12,7 @@ import (
 	"sync/atomic"
 	"time"
 
+	"github.com/lockstep-ha/lockstep/internal/beat"
 	"github.com/lockstep-ha/lockstep/quorum"
 	"github.com/lockstep-ha/lockstep/quorum/voter"
 )
@@ -143,7 +144,7 @@ func (l *Ledger) Run(ctx context.Context) error {
 
 // loop owns the voter.
 func (l *Ledger) loop(ctx context.Context) error {
-	ticker := time.NewTicker(l.cfg.TickInterval)
+	ticker := beat.NewTicker(l.cfg.TickInterval)
 	defer ticker.Stop()
 	l.connect()
 	for {
@@ -156,6 +157,7 @@ func (l *Ledger) loop(ctx context.Context) error {
 			return l.v.Stop()
 		case <-ticker.C:
 			l.v.Tick()
+			ticker.Next(0)
 		case in := <-l.inbox:
 			l.v.Receive(in.peer, in.f)
 			for range len(l.inbox) { // one fsync for all that is here already

@@ -9,6 +9,7 @@ import (
 	"sync/atomic"
 	"time"
 
+	"github.com/lockstep-ha/lockstep/internal/beat"
 	"github.com/lockstep-ha/lockstep/quorum/voter"
 )
 
@@ -131,7 +132,7 @@ func (l *link) readPongs(conn net.Conn) {
 
 func (l *link) write(ctx context.Context, conn net.Conn, broken <-chan struct{}) {
 	w := bufio.NewWriterSize(conn, 16<<10)
-	ticker := time.NewTicker(l.every)
+	ticker := beat.NewTicker(l.every)
 	defer ticker.Stop()
 	var seq [8]byte
 	for {
@@ -145,6 +146,7 @@ func (l *link) write(ctx context.Context, conn net.Conn, broken <-chan struct{})
 				return
 			}
 		case <-ticker.C:
+			ticker.Next(0)
 			binary.BigEndian.PutUint64(seq[:], binary.BigEndian.Uint64(seq[:])+1)
 			if l.missed.Add(1) > hopelessPings || !l.writeAll(conn, w, voter.NewFrame(voter.FramePing, seq[:])) {
 				return

@@ -168,9 +168,10 @@ func (m *Membership) config() (*memberlist.Config, error) {
 
 func preset(p Preset) *memberlist.Config {
 	c := memberlist.DefaultLANConfig()
-	c.ProbeInterval, c.ProbeTimeout = 100*time.Millisecond, 80*time.Millisecond
-	c.GossipInterval = 100 * time.Millisecond
-	c.SuspicionMult = 3
+	c.ProbeInterval, c.ProbeTimeout = 500*time.Millisecond, 300*time.Millisecond
+	c.GossipInterval = 500 * time.Millisecond // probes carry news, too
+	c.EnableCompression = false               // of packets of some ten bytes; each would take a table of 64 KiB
+	c.SuspicionMult = 1 // 500 ms to 1 s
 	c.SuspicionMaxTimeoutMult = 2
 	c.IndirectChecks = 2
 	c.PushPullInterval = 15 * time.Second
@@ -180,7 +181,7 @@ func preset(p Preset) *memberlist.Config {
 	switch p {
 	case WAN:
 		c.ProbeInterval, c.ProbeTimeout = time.Second, 700*time.Millisecond
-		c.GossipInterval = 300 * time.Millisecond
+		c.GossipInterval = time.Second
 		c.TCPTimeout = 10 * time.Second
 		c.SuspicionMult = 4
 	case Loopback:

@@ -18,8 +18,8 @@ const (
 	limit   = time.Hour        // of the fake clock: gossip for so long takes minutes
 
 	// A node that is not heard of is suspected after one probe of it, which comes in its turn, and
-	// given up when the suspicion was confirmed or has lasted for its longest time: 600 ms.
-	noticed = 2 * time.Second
+	// given up when the suspicion was confirmed or has lasted for its longest time: 1 s.
+	noticed = 4 * time.Second
 
 	// A probe or an exchange that waits for another node's answer when memberlist is shut down goes on
 	// to wait, for the timeout of a stream at most.
@@ -185,7 +185,7 @@ func TestBubble_SilentNodeIsHintedAfterTheTimeoutAndOnlyThen(t *testing.T) {
 		for range 10 {
 			before := w.hinted()
 			w.isolate("b", true)
-			memnet.Pass(60 * time.Millisecond) // a probe has other ways to be answered for 80 ms
+			memnet.Pass(250 * time.Millisecond) // a probe has other ways to be answered for 300 ms
 			w.isolate("b", false)
 			memnet.Pass(noticed)
 			if n := w.hinted() - before; n != 0 {
