@@ -171,7 +171,7 @@ func preset(p Preset) *memberlist.Config {
 	c.ProbeInterval, c.ProbeTimeout = 500*time.Millisecond, 300*time.Millisecond
 	c.GossipInterval = 500 * time.Millisecond // probes carry news, too
 	c.EnableCompression = false               // of packets of some ten bytes; each would take a table of 64 KiB
-	c.SuspicionMult = 1 // 500 ms to 1 s
+	c.SuspicionMult = 1                       // 500 ms to 1 s
 	c.SuspicionMaxTimeoutMult = 2
 	c.IndirectChecks = 2
 	c.PushPullInterval = 15 * time.Second
