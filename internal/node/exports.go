@@ -23,7 +23,8 @@ const (
 // exports offers a resource to NBD clients while this process is primary of it and serves.
 type exports struct {
 	m     *manager
-	asker asker // for where the primary can be reached
+	asker asker                    // for where the primary listens
+	addr  func(node string) string // where the others reach it, "" if it is in no file
 }
 
 // Lookup returns the device of a resource that is served here. Elsewhere it refuses with a
@@ -68,7 +69,10 @@ func (e *exports) elsewhere(ctx context.Context, rec *quorum.Resource) string {
 	defer cancel()
 	where := "there"
 	if a, err := e.asker.ask(ctx, primary, question{Op: "view", Resource: name, ID: rec.ID}); err == nil && a.View != nil {
-		where = uri(name, a.View.Resource.NBD)
+		n := a.View.Resource.NBD
+		if where = tcpURI(name, n, e.addr(primary)); where == "" {
+			where = uri(name, control.NBD{Unix: n.Unix}) // on that host alone
+		}
 	}
 	return fmt.Sprintf("%s is secondary of %s; its primary is %s: connect to %s", self, name, primary, where)
 }

@@ -7,7 +7,6 @@ import (
 	"sync"
 	"time"
 
-	"github.com/lockstep-ha/lockstep/internal/config"
 	"github.com/lockstep-ha/lockstep/internal/control"
 	"github.com/lockstep-ha/lockstep/internal/health"
 	"github.com/lockstep-ha/lockstep/quorum"
@@ -18,12 +17,12 @@ import (
 type checks struct {
 	m      *manager
 	addr   func(node string) string // where other nodes reach it, "" if it is in no file
-	nbdTCP func() string            // of this node
+	own    func() control.NBD       // where this node listens
 	places *places
 }
 
-func newChecks(cfg config.Node, m *manager, a asker, nbdTCP func() string) *checks {
-	return &checks{m: m, nbdTCP: nbdTCP, places: newPlaces(a), addr: func(node string) string { return addrOf(cfg, node) }}
+func newChecks(m *manager, a asker, addr func(node string) string, own func() control.NBD) *checks {
+	return &checks{m: m, addr: addr, own: own, places: newPlaces(a)}
 }
 
 var _ health.Backend = (*checks)(nil)
@@ -62,7 +61,7 @@ func (c *checks) elsewhere(st *health.State, rec *quorum.Resource) string {
 	case "":
 		return "nobody is primary of " + rec.Name
 	case self:
-		st.NBD = tcpURI(rec.Name, c.nbdTCP(), c.addr(self))
+		st.NBD = tcpURI(rec.Name, c.own(), c.addr(self))
 		return fmt.Sprintf("%s is recorded as primary of %s and does not serve", self, rec.Name)
 	default:
 		st.NBD = tcpURI(rec.Name, c.places.of(rec), c.addr(primary))
@@ -102,10 +101,10 @@ func (c *checks) LeaseHeld(resource string) bool {
 	return rep != nil && rep.LeaseHeld()
 }
 
-// tcpURI is where clients elsewhere connect for a resource: addr as its node listens on it, peer where
-// that node's file says that the others reach it. It is "" where clients elsewhere reach nothing.
-func tcpURI(resource, addr, peer string) string {
-	host, port, err := net.SplitHostPort(addr)
+// tcpURI is where clients elsewhere connect for a resource: n as its node listens, peer where that
+// node's file says that the others reach it. It is "" where clients elsewhere reach nothing.
+func tcpURI(resource string, n control.NBD, peer string) string {
+	host, port, err := net.SplitHostPort(n.TCP)
 	if err != nil {
 		return ""
 	}
@@ -121,7 +120,7 @@ func tcpURI(resource, addr, peer string) string {
 	case ip.IsLoopback() && !loopback(of):
 		return ""
 	}
-	return uri(resource, control.NBD{TCP: net.JoinHostPort(host, port)})
+	return uri(resource, control.NBD{TCP: net.JoinHostPort(host, port), TLS: n.TLS})
 }
 
 func loopback(host string) bool {
@@ -156,16 +155,16 @@ type want struct {
 
 type place struct {
 	primary string
-	tcp     string    // "" while it is not known
-	asked   time.Time // when a question about it was queued
+	nbd     control.NBD // empty while it is not known
+	asked   time.Time   // when a question about it was queued
 }
 
 func newPlaces(a asker) *places {
 	return &places{ask: a, wants: make(chan want, wantsLen), known: map[uint64]place{}}
 }
 
-// of returns the TCP address for clients of rec's primary, another node, "" while it is not known.
-func (p *places) of(rec *quorum.Resource) string {
+// of returns where rec's primary, another node, listens for clients; nowhere while it is not known.
+func (p *places) of(rec *quorum.Resource) control.NBD {
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	k := p.known[rec.ID]
@@ -183,7 +182,7 @@ func (p *places) of(rec *quorum.Resource) string {
 		clear(p.known) // most are of resources that are gone
 	}
 	p.known[rec.ID] = k
-	return k.tcp
+	return k.nbd
 }
 
 // run asks until ctx ends.
@@ -209,7 +208,7 @@ func (p *places) fetch(ctx context.Context, w want) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	if k := p.known[w.id]; k.primary == w.primary {
-		k.tcp = a.View.Resource.NBD.TCP
+		k.nbd = a.View.Resource.NBD
 		p.known[w.id] = k
 	}
 }

@@ -8,6 +8,7 @@ import (
 	"testing/synctest"
 	"time"
 
+	"github.com/lockstep-ha/lockstep/internal/config"
 	"github.com/lockstep-ha/lockstep/internal/control"
 	"github.com/lockstep-ha/lockstep/internal/health"
 	"github.com/lockstep-ha/lockstep/quorum"
@@ -15,21 +16,23 @@ import (
 )
 
 func TestTCPURI_NamesWhatClientsElsewhereReach(t *testing.T) {
-	for _, tc := range []struct{ listen, peer, want string }{
-		{"10.0.0.1:10809", "10.0.0.1:7780", "nbd://10.0.0.1:10809/r0"},
-		{"192.168.7.1:10809", "10.0.0.1:7780", "nbd://192.168.7.1:10809/r0"}, // a network of its own
-		{"0.0.0.0:10809", "10.0.0.1:7780", "nbd://10.0.0.1:10809/r0"},
-		{"[::]:10809", "a.example.org:7780", "nbd://a.example.org:10809/r0"},
-		{"[::]:10809", "[fd00::1]:7780", "nbd://[fd00::1]:10809/r0"},
-		{"a.example.org:10809", "10.0.0.1:7780", "nbd://a.example.org:10809/r0"},
-		{"127.0.0.1:10809", "127.0.0.1:7780", "nbd://127.0.0.1:10809/r0"},
-		{"127.0.0.1:10809", "localhost:7780", "nbd://127.0.0.1:10809/r0"},
-		{"127.0.0.1:10809", "10.0.0.1:7780", ""}, // for its own host only
-		{"", "10.0.0.1:7780", ""},
-		{"10.0.0.1:10809", "", ""},
+	for _, tc := range []struct{ listen, peer, tls, want string }{
+		{"10.0.0.1:10809", "10.0.0.1:7780", "", "nbd://10.0.0.1:10809/r0"},
+		{"192.168.7.1:10809", "10.0.0.1:7780", "", "nbd://192.168.7.1:10809/r0"}, // a network of its own
+		{"0.0.0.0:10809", "10.0.0.1:7780", "", "nbd://10.0.0.1:10809/r0"},
+		{"[::]:10809", "a.example.org:7780", "", "nbd://a.example.org:10809/r0"},
+		{"[::]:10809", "[fd00::1]:7780", "", "nbd://[fd00::1]:10809/r0"},
+		{"a.example.org:10809", "10.0.0.1:7780", "", "nbd://a.example.org:10809/r0"},
+		{"127.0.0.1:10809", "127.0.0.1:7780", "", "nbd://127.0.0.1:10809/r0"},
+		{"127.0.0.1:10809", "localhost:7780", "", "nbd://127.0.0.1:10809/r0"},
+		{"127.0.0.1:10809", "10.0.0.1:7780", "", ""}, // for its own host only
+		{"[::]:10809", "10.0.0.1:7780", config.TLSRequired, "nbds://10.0.0.1:10809/r0"},
+		{"10.0.0.1:10809", "10.0.0.1:7780", config.TLSAllowed, "nbd://10.0.0.1:10809/r0"},
+		{"", "10.0.0.1:7780", "", ""},
+		{"10.0.0.1:10809", "", "", ""},
 	} {
-		if got := tcpURI("r0", tc.listen, tc.peer); got != tc.want {
-			t.Errorf("listens on %q, known as %q: %q, want %q", tc.listen, tc.peer, got, tc.want)
+		if got := tcpURI("r0", control.NBD{TCP: tc.listen, TLS: tc.tls}, tc.peer); got != tc.want {
+			t.Errorf("listens on %q (TLS %q), known as %q: %q, want %q", tc.listen, tc.tls, tc.peer, got, tc.want)
 		}
 	}
 }
@@ -100,13 +103,13 @@ func TestPlaces_AskedByHundredsOfChecks_AsksThePrimaryNowAndThen(t *testing.T) {
 		defer cancel()
 		go p.run(ctx)
 		rec := &quorum.Resource{ID: 1, Name: "r0", Primary: quorum.Incumbent{Node: "n2"}}
-		if got := p.of(rec); got != "" {
+		if got := p.of(rec).TCP; got != "" {
 			t.Errorf("%q was known before anybody was asked", got)
 		}
 		const checksPerSecond, seconds = 100, 20
 		for range checksPerSecond * seconds {
 			time.Sleep(time.Second / checksPerSecond)
-			if got := p.of(rec); got != tcp {
+			if got := p.of(rec).TCP; got != tcp {
 				t.Fatalf("%q, want %q", got, tcp)
 			}
 		}
@@ -119,7 +122,7 @@ func TestPlaces_AskedByHundredsOfChecks_AsksThePrimaryNowAndThen(t *testing.T) {
 		rec.Primary.Node = "n3"
 		a.answers("") // the new one is silent
 		for range 100 {
-			if got := p.of(rec); got != "" {
+			if got := p.of(rec).TCP; got != "" {
 				t.Fatalf("%q is the address of the earlier primary", got)
 			}
 			time.Sleep(10 * time.Millisecond)

@@ -203,9 +203,8 @@ func (d *daemon) wire(self quorum.Incumbent, j *journal) (err error) {
 	opener := &deviceOpener{cfg: d.cfg, self: self, log: d.log, acceptor: acceptor, dial: dial, fresh: randomID, clock: d.host.clock}
 	d.m = newManager(self, d.ledger, opener, j, d.log, randomID)
 	ask := dialAsker{dial: dial}
-	d.checks = newChecks(d.cfg, d.m, ask, d.nbdTCP)
-	d.checks.addr = d.roster.addr
-	d.nbd = nbd.NewServer(nbd.Config{Logger: d.log}, &exports{m: d.m, asker: ask})
+	d.checks = newChecks(d.m, ask, d.roster.addr, func() control.NBD { return control.NBD{TCP: d.nbdTCP(), TLS: nbdTLSOf(d.cfg)} })
+	d.nbd = nbd.NewServer(nbd.Config{Logger: d.log}, &exports{m: d.m, asker: ask, addr: d.roster.addr})
 	d.m.closeClients = func(resource string) {
 		d.nbd.CloseExport(resource, d.cfg.Name+" does not serve "+resource+" any more")
 	}
