@@ -34,6 +34,20 @@ type Facts struct {
 	Peers      []PeerFacts    `json:"peers"`
 	Fences     []string       `json:"fences"`   // nodes that this one has a way to turn off
 	Watchdog   string         `json:"watchdog"` // what resets the host when the daemon hangs; empty: nothing
+	// Certificate is how this node proves who it is; nil: by a shared key.
+	Certificate *CertificateFacts `json:"certificate,omitempty"`
+}
+
+// CertificateFacts are what a node knows of its certificate. Left is by its own clock, as it is the
+// clocks of its peers, all about the same, by which it will be refused.
+type CertificateFacts struct {
+	Ends          time.Time     `json:"ends"`
+	Left          time.Duration `json:"left_ns"`
+	Due           bool          `json:"due"`               // it should have been renewed
+	Problem       string        `json:"problem,omitempty"` // why it was not, as far as that is known
+	AuthorityEnds time.Time     `json:"authority_ends"`
+	AuthorityLeft time.Duration `json:"authority_left_ns"`
+	Signs         bool          `json:"signs"` // it holds the authority's key
 }
 
 // Values of Facts.Virtual.

@@ -32,6 +32,7 @@ func good() *Cluster {
 			Timing:  control.Timing{Preset: "lan", BeaconInterval: 100 * time.Millisecond, Lease: 300 * time.Millisecond, DriftMargin: 10},
 			DataDir: control.Disk{Path: "/var/lib/lockstep", FileSystem: "ext4", Device: "sda1", Disks: []string{"sda"}, WriteCache: control.CacheNone},
 		}
+		f.Certificate = &control.CertificateFacts{Left: 80 * day, AuthorityLeft: 3000 * day, Signs: n == "n1"}
 		for _, p := range names {
 			if p != n {
 				f.Fences = append(f.Fences, p)
@@ -182,6 +183,25 @@ func TestExamine_FindsWhatIsWrong(t *testing.T) {
 		{"little space", func(c *Cluster) { data(c, "n1").MissBytes = 3 << 30 }, []string{"warning little-space"}, true},
 		{"hardly any space", func(c *Cluster) { data(c, "n1").FreeBytes = 100 << 20 }, []string{"danger little-space"}, true},
 		{"a node without a vote", func(c *Cluster) { c.Status.Nodes[2].Voter = false }, []string{"warning few-voters", "warning loss"}, true},
+		{"a certificate that is due and has time", func(c *Cluster) {
+			c.facts("n2").Certificate.Due, c.facts("n2").Certificate.Left = true, 20*day
+		}, []string{"warning certificate-ends"}, true},
+		{"a certificate that ends this week", func(c *Cluster) {
+			c.facts("n2").Certificate.Due, c.facts("n2").Certificate.Left = true, 7*day
+		}, []string{"danger certificate-ends"}, true},
+		{"a short certificate that is not due", func(c *Cluster) { c.facts("n2").Certificate.Left = day }, nil, true},
+		{"a certificate that has ended", func(c *Cluster) {
+			c.facts("w").Certificate.Due, c.facts("w").Certificate.Left = true, -time.Second
+		}, []string{"danger certificate-ends"}, true},
+		{"an authority that ends this year", func(c *Cluster) { c.facts("n1").Certificate.AuthorityLeft = 179 * day }, []string{"warning authority-ends"}, true},
+		{"an authority that ends this month, for one node", func(c *Cluster) { c.facts("w").Certificate.AuthorityLeft = 29 * day }, []string{"danger authority-ends"}, true},
+		{"the authority's key is kept away", func(c *Cluster) { c.facts("n1").Certificate.Signs = false }, []string{"note nobody-signs"}, true},
+		{"the node with the authority's key is silent", func(c *Cluster) { lose(c, "n1") }, []string{"danger node-silent", "note nobody-signs"}, false},
+		{"a shared key", func(c *Cluster) {
+			for _, n := range c.Nodes {
+				n.Facts.Certificate = nil
+			}
+		}, nil, true},
 		{"disconnected", func(c *Cluster) { r0(c).Replicas[1].Connection = control.ConnDisconnected }, []string{"warning disconnected"}, true},
 	} {
 		c := good()

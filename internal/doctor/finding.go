@@ -48,14 +48,16 @@ type Report struct {
 // Codes lists every code that a Finding may have, sorted.
 func Codes() []string {
 	return []string{
-		codeClock, codeDataDir, codeDisk, codeDisks, codeDisconnected, codeDiverged, codeFailover, codeFence, codeHost, codeIO,
+		codeAuthority, codeCertificate, codeClock, codeDataDir, codeDisk, codeDisks, codeDisconnected, codeDiverged, codeFailover, codeFence, codeHost, codeIO,
 		codeLeader, codeLink, codeLoss, codeMemory, codeNetwork, codeNotInSync, codeOneCopy, codePause, codePrimary, codeQuorum,
-		codeSilent, codeSpace, codeSupervisor, codeTiming, codeUnreachable, codeVersion, codeVoters, codeWatchdog, codeWriteCache,
+		codeSigner, codeSilent, codeSpace, codeSupervisor, codeTiming, codeUnreachable, codeVersion, codeVoters, codeWatchdog, codeWriteCache,
 	}
 }
 
 // The codes.
 const (
+	codeAuthority    = "authority-ends"
+	codeCertificate  = "certificate-ends"
 	codeClock        = "clock-drift"
 	codeDataDir      = "data-dir-on-replica-disk"
 	codeDisconnected = "disconnected"
@@ -76,6 +78,7 @@ const (
 	codePause        = "paused-host"
 	codePrimary      = "no-primary"
 	codeQuorum       = "no-quorum"
+	codeSigner       = "nobody-signs"
 	codeSilent       = "node-silent"
 	codeSpace        = "little-space"
 	codeSupervisor   = "not-supervised"

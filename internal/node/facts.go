@@ -37,6 +37,9 @@ func (b *backend) Facts(ctx context.Context) (control.Facts, error) {
 	if name, err := os.Hostname(); err == nil {
 		f.Host = name
 	}
+	if b.keeper != nil {
+		f.Certificate = b.keeper.facts(time.Now(), b.admitter.ca != nil)
+	}
 	if st := b.m.ledger.State(); st != nil {
 		for i := range st.Resources {
 			if r := st.Resources[i].Replica(b.m.self.Node); r != nil && !st.Resources[i].Deleted {

@@ -133,6 +133,21 @@ func (k *keeper) problem(now time.Time) string {
 	return text + "; start the node that holds the authority's key, then: lockstep cluster renew --node " + k.self
 }
 
+// facts are what doctor is told of the certificate.
+func (k *keeper) facts(now time.Time, signs bool) *control.CertificateFacts {
+	ends, authority := k.id.Self().NotAfter, k.id.AuthorityEnds()
+	f := &control.CertificateFacts{
+		Ends: ends, Left: ends.Sub(now), Due: k.id.NeedsRenewal(now),
+		AuthorityEnds: authority, AuthorityLeft: authority.Sub(now), Signs: signs,
+	}
+	k.mu.Lock()
+	defer k.mu.Unlock()
+	if k.why != nil {
+		f.Problem = k.why.Error()
+	}
+	return f
+}
+
 // security is what Status says of it.
 func (b *backend) security() *control.Security {
 	if b.keeper == nil {

@@ -173,6 +173,13 @@ func (i *Identity) Self() Peer { return i.cur.Load().self }
 // Bundle returns the authorities that are believed.
 func (i *Identity) Bundle() Bundle { return i.cur.Load().bundle }
 
+// AuthorityEnds returns when the authority ends that signed this identity's certificate. No certificate
+// that it signs is good for longer.
+func (i *Identity) AuthorityEnds() time.Time {
+	cur := i.cur.Load()
+	return cur.bundle.issuer(cur.creds.Cert).NotAfter
+}
+
 // RenewAt returns when the certificate is due: after two thirds of its lifetime. That leaves a
 // month, by default, in which renewal may fail and be mended.
 func (i *Identity) RenewAt() time.Time {
