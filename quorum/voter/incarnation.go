@@ -284,7 +284,8 @@ func (v *Voter) ownProblem() string {
 	switch {
 	case id.Lost:
 		return fmt.Sprintf("the ledger file on %s lacks entries that it had acknowledged: it was restored or damaged, and no longer votes. "+
-			"Put the newest copy of its ledger.db back; a lost voter cannot be replaced by this version", id.Node)
+			"Put the newest copy of its ledger.db back; or, in a cluster with certificates, give the node a new place: "+
+			"'lockstep node replace %s' on another node, then 'lockstep cluster join' here with an empty data directory", id.Node, id.Node)
 	case id.Conflict != 0:
 		return fmt.Sprintf("the ledger went on in two places: %s has incarnation %x and has met incarnation %x, and each may hold what the other lacks. "+
 			"Nothing is decided on %s until an operator has chosen: type 'lockstep ledger keep' on the nodes of the one to be kept, "+
