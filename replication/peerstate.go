@@ -113,6 +113,8 @@ type peer struct {
 	retryAt    time.Duration
 	askedAt    time.Duration // ResyncBegin, JoinPrepare or a Handover was sent
 	joinAsked  bool          // a Join may have been proposed
+	joinAt     time.Duration // a Join was refused: it is not asked for again before this
+	joinPause  time.Duration // after the last refusal in a row; 0: there was none
 	dropAsked  bool          // a Drop was proposed, and may apply at any moment
 	resync     resyncStats
 

@@ -73,7 +73,7 @@ func (r *Resource) wanted(ask *Proposal) bool {
 	}
 	for _, p := range r.peers {
 		if p.sync == syncJoining && !p.inSet && p.phase == phaseFollowing {
-			if r.backToCopying(p) {
+			if r.backToCopying(p) || r.now < p.joinAt {
 				continue
 			}
 			if !r.handedAll(p) { // somebody left the set since it was made ready
@@ -133,6 +133,9 @@ func (r *Resource) proposalDone(ev *Event) {
 	case OutcomeRefused:
 		r.prop.owedAt = 0
 		r.prop.retryAt = r.now + r.cfg.DropGrace
+		if r.refusedAgain() {
+			return
+		}
 		if slices.Contains([]ProposalKind{ProposeDrop, ProposeJoin}, r.prop.asked.Kind) {
 			why := "the record has changed"
 			if ev.Err != nil {
@@ -147,4 +150,21 @@ func (r *Resource) proposalDone(ev *Event) {
 			r.role, r.readmit = rolePrimary, true
 		}
 	}
+}
+
+// maxJoinPause is in units of DropGrace.
+const maxJoinPause = 20
+
+// refusedAgain puts a Join off that was refused, longer each time, and reports whether it had been refused
+// before. The record may be as it was: a node that is recorded as turned off and runs is refused until an
+// operator lets it back. A Drop is never put off: writes wait for it.
+func (r *Resource) refusedAgain() bool {
+	if r.prop.asked.Kind != ProposeJoin {
+		return false
+	}
+	p := r.peers[r.prop.asked.Peers[0]]
+	again := p.joinPause != 0
+	p.joinPause = min(max(2*p.joinPause, r.cfg.DropGrace), maxJoinPause*r.cfg.DropGrace)
+	p.joinAt = r.now + p.joinPause
+	return again
 }

@@ -112,7 +112,7 @@ func (r *Resource) peerRecord(p *peer) {
 		r.joined(p)
 	case !p.inSet && p.joinAsked:
 		// The version moved on, so the Join we asked for can never apply (rule 2).
-		p.joinAsked, p.mustDrop = false, false
+		p.joinAsked, p.mustDrop, p.joinAt = false, false, 0
 		if p.phase != phaseFollowing {
 			r.discount(p)
 		}
@@ -123,7 +123,7 @@ func (r *Resource) peerRecord(p *peer) {
 // dropped: the ledger no longer counts p in. Only now may writes be answered without it.
 func (r *Resource) dropped(p *peer) {
 	r.unhand(p)
-	p.mustDrop, p.joinAsked = false, false
+	p.mustDrop, p.joinAsked, p.joinAt, p.joinPause = false, false, 0, 0
 	if p.sync != syncIdle {
 		r.endCopies(p)
 	}
@@ -133,7 +133,7 @@ func (r *Resource) dropped(p *peer) {
 }
 
 func (r *Resource) joined(p *peer) {
-	p.joinAsked, p.counts = false, true
+	p.joinAsked, p.joinAt, p.joinPause, p.counts = false, 0, 0, true
 	if p.sync == syncJoining {
 		p.sync = syncIdle
 	}
@@ -166,6 +166,7 @@ func (r *Resource) startPrimary() {
 	for _, p := range r.peers {
 		p.counts = p.inSet
 		p.mustDrop, p.joinAsked, p.retryAt, p.chain = false, false, 0, 0
+		p.joinAt, p.joinPause = 0, 0
 		p.sync, p.needSettle = syncIdle, false
 		if r.rec.Forced {
 			p.markAll(r.meta.Size) // nobody handed us what they lack (rule 11)

@@ -107,6 +107,30 @@ func TestSecondary_ProcessKilled_ResyncCopiesWhatItMissed(t *testing.T) {
 	w.checkEqual("after resync")
 }
 
+// A node that is recorded as turned off and runs is refused until an operator lets it back, with a record
+// that does not change meanwhile.
+func TestPrimary_JoinIsRefused_AsksLessAndLessOften_AndSaysSoOnce(t *testing.T) {
+	w, a, b := serving(t)
+	w.kill(b, false)
+	settleWorld(w, time.Second)
+	w.noJoin = true
+	refused := w.events[NoticeRefused.String()]
+	b.start()
+	settleWorld(w, 20*time.Second)
+	if w.joins < 5 || w.joins > 16 { // 5 while the pause grows to 2 s, then one in 2 s
+		t.Errorf("asked %d times in 20 s", w.joins)
+	}
+	if n := w.events[NoticeRefused.String()] - refused; n != 1 {
+		t.Errorf("said %d times that the ledger refuses", n)
+	}
+	w.noJoin = false
+	settleWorld(w, 2100*time.Millisecond)
+	if !w.rec.in[b.i] || a.core.peers[0].joinPause != 0 {
+		t.Errorf("not joined after it was let back: %+v", w.rec)
+	}
+	w.checkEqual("after the Join")
+}
+
 func TestDiscard_DivergedReplica_IsCopiedInFull(t *testing.T) {
 	w, a, b := serving(t)
 	w.issue(a)

@@ -35,6 +35,8 @@ type world struct {
 	trace      []string
 	events     map[string]int
 	mayDiverge bool // a test made them so
+	noJoin     bool // the ledger refuses every Join
+	joins      int  // that were asked for
 
 	ioError  bool          // policy: errors without a quorum
 	deadline time.Duration // policy: of a freeze
@@ -553,7 +555,10 @@ func (w *world) ledgerTurn() {
 	w.asks = w.asks[1:]
 	n := w.nodes[a.node]
 	outcome := OutcomeRefused
-	if a.p.Version == w.rec.version && a.p.Epoch == w.rec.epoch && w.rec.primary == a.node && w.rec.process == a.process {
+	if a.p.Kind == ProposeJoin {
+		w.joins++
+	}
+	if !(w.noJoin && a.p.Kind == ProposeJoin) && a.p.Version == w.rec.version && a.p.Epoch == w.rec.epoch && w.rec.primary == a.node && w.rec.process == a.process {
 		outcome = OutcomeApplied
 		switch a.p.Kind {
 		case ProposeDrop:

@@ -29,6 +29,7 @@ type proposer struct {
 	newest *quorum.Resource
 	hold   bool // the next StepDown is an operator's demote
 	misses backoff
+	told   string // the refusal that was logged last; "" since something was applied
 }
 
 // note makes rec the newest known record, unless a newer one is known, and returns the newest.
@@ -123,10 +124,24 @@ func (p *proposer) answer(cmd quorum.Command, res quorum.Result, unknown bool) (
 	out := replication.OutcomeRefused
 	if res.Code == quorum.Applied || unknown && res.Resource != nil && record.Took(cmd, res.Resource) {
 		out = replication.OutcomeApplied
+		p.repeats("")
 	} else {
-		p.log.Info("ledger refused a proposal", "command", cmd.String(), "reason", res.Reason)
+		level := slog.LevelInfo
+		if p.repeats(res.Reason) {
+			level = slog.LevelDebug // a node that an operator has to let back is refused for as long as he takes
+		}
+		p.log.Log(context.Background(), level, "ledger refused a proposal", "command", cmd.String(), "reason", res.Reason)
 	}
 	return out, p.record()
+}
+
+// repeats reports whether the last refusal had the same reason.
+func (p *proposer) repeats(reason string) bool {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	again := p.told == reason
+	p.told = reason
+	return again
 }
 
 // command makes the ledger's command of w.
