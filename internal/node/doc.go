@@ -66,7 +66,8 @@
 // # Order at the end
 //
 // Clients first, the ledger late: a primary stops serving, then proposes StepDown, for which
-// it needs the ledger and the transport; replicas are then closed clean; the ledger and the
-// transport go last. The whole of it is bounded by stopTimeout, after which the process leaves
-// without a clean mark, which costs a resync and no data.
+// it needs the ledger and the transport; replicas are then closed clean; the ledger stays for up to
+// lingerTimeout where others need its vote to go on without this node; it and the transport go last.
+// Giving up roles is bounded by stopTimeout, after which the process leaves without a clean mark,
+// which costs a resync and no data.
 package node

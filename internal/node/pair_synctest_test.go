@@ -207,6 +207,48 @@ func TestPair_FavouredOnesFenceFails_TheOtherOneGoesOn(t *testing.T) {
 	})
 }
 
+// Neither of two voters decides anything alone, so who stops takes its vote along only when the other one has
+// done without it.
+func TestPair_OneIsStopped_TheOtherGoesOnAtOnce_AndNobodyIsShot(t *testing.T) {
+	for _, tc := range []struct{ stops, stays string }{{"n2", "n1"}, {"n1", "n2"}} {
+		t.Run(tc.stops, func(t *testing.T) {
+			for i := range 5 { // at different moments between two beacons
+				inPair(t, func(w *bubble, p *plugs) {
+					model := make([]byte, bubbleSize)
+					conn := w.mustOpen("n1")
+					writeAt(w.T, conn, model, 0, pattern(1, 100_000))
+					conn.Close()
+					memnet.Pass(time.Duration(i) * 23 * time.Millisecond)
+					took := w.stop(tc.stops)
+					if took >= lingerTimeout {
+						w.Errorf("it took %v to stop %s", took, tc.stops)
+					}
+					if took := w.serves(tc.stays); took > 200*time.Millisecond {
+						w.Errorf("%s served %v later", tc.stays, took)
+					}
+					conn = w.mustOpen(tc.stays)
+					writeAt(w.T, conn, model, 50_000, pattern(2, 100_000))
+					conn.Close()
+					w.start(tc.stops)
+					w.untilInSync(tc.stays, "n1", "n2")
+					if got := p.fired(); len(got) > 0 {
+						w.Errorf("fired: %v", got)
+					}
+					w.Logf("stopped in %v", took)
+				})
+			}
+		})
+	}
+}
+
+func TestPair_BothAreStopped_NeitherWaitsForTheOther(t *testing.T) {
+	inPair(t, func(w *bubble, _ *plugs) {
+		if took := w.stop("n1", "n2"); took >= lingerTimeout {
+			w.Errorf("it took %v", took)
+		}
+	})
+}
+
 func TestPair_NobodyIsShot(t *testing.T) {
 	for name, tc := range map[string]struct {
 		lose func(w *bubble)

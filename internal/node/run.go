@@ -355,6 +355,7 @@ func (d *daemon) run(ctx context.Context, ready func()) error {
 	both.Go(stopFront)
 	both.Go(stopManager)
 	both.Wait()
+	d.linger(base)
 	stopFailover()
 	stopLedger()
 	stopTransport()
