@@ -181,15 +181,18 @@ func (s shooters) proven(node, target string) control.FenceRecord {
 	return got
 }
 
-// comesBack starts a node that was shot. All nodes of a lab share a boot, so the ledger takes the new
-// process for what was shot until it is told better.
+// comesBack starts a node that was shot, which counts as booted anew, and ends the record of its fence.
 func (s shooters) comesBack(node, primary string) {
 	s.t.Helper()
 	s.start(node)
-	if out := s.mustCLI(primary, "unfence", node); !strings.Contains(out, "forgot the fence of "+node) {
-		s.t.Errorf("unfence says %q", out)
-	}
 	s.inSync(primary)
+	h, err := s.Client(primary).FenceHistory(s.t.Context())
+	must(s.t, err)
+	for _, f := range h.Recorded {
+		if f.Node == node {
+			s.t.Errorf("it is back, and recorded as %+v", f)
+		}
+	}
 }
 
 // write writes to r0 on a node and reads it back.

@@ -15,6 +15,10 @@ const (
 	CompressZstd Compression = "zstd" // smaller and slower; pays below about 1 Gbit/s
 )
 
+// LabBootEnv is set by a lab for a node that was turned off: a number that makes a boot of its own out of
+// the machine's one, which all nodes of a lab share. Nobody else sets it.
+const LabBootEnv = "LOCKSTEP_LAB_BOOT"
+
 // Node is everything one daemon is told at its start. Field order is the order of the file.
 type Node struct {
 	// Name of this node; one of the [[node]] entries has the same. Required.

@@ -22,9 +22,10 @@ import (
 // in a lab with namespaces takes its link first, as a power failure would. What it answers is looked up, not
 // remembered.
 //
-// One thing differs from a machine: all nodes of a lab share the boot of the machine they are on. A
-// node that was shot and is started again runs in the boot that is recorded as over, so its process is
-// refused until: lockstep unfence NODE.
+// One thing differs from a machine: all nodes of a lab share the boot of the machine they are on, and a
+// proof is about a boot. So the lab counts how often a node was turned off, and the node adds that number
+// to its boot id. Whoever is killed without the agent is in the same boot when it is started again, as a
+// daemon is that crashes.
 
 // fenceScript is the agent's name in the lab's directory, and fenceDevice that of the device.
 const (
@@ -158,8 +159,12 @@ func (l *Lab) power(node, action string, out io.Writer) (int, error) {
 	return fenceDone, nil
 }
 
-// off kills a node; one that is off already stays so.
+// off kills a node; one that is off already stays so. The new boot comes first: whoever starts the node
+// right after it was killed has to find it.
 func (l *Lab) off(ctx context.Context, node string) error {
+	if err := l.nextBoot(node); err != nil {
+		return err
+	}
 	if st := l.State(); st.Net != nil {
 		if slices.Contains(st.Net.Off, node) {
 			return nil // and power looks whether that is so
@@ -171,6 +176,23 @@ func (l *Lab) off(ctx context.Context, node string) error {
 		return nil
 	}
 	return err
+}
+
+// nextBoot has the next process of a node belong to another boot.
+func (l *Lab) nextBoot(node string) error {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	f, err := l.lock()
+	if err != nil {
+		return err
+	}
+	defer f.Close()
+	n, err := l.node(node)
+	if err != nil {
+		return err
+	}
+	n.Boots++
+	return writeState(&l.state)
 }
 
 // on starts a node that is off.

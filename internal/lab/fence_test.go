@@ -30,7 +30,7 @@ func asleep(t *testing.T) *Lab {
 	l := newLab(State{Dir: dir, Resource: "r0", Command: []string{"/bin/sleep"}, BootID: boot, Nodes: []Node{
 		{Name: "n1", Config: "3600", Log: filepath.Join(dir, "log")}, {Name: "n2", Config: "3600", Log: filepath.Join(dir, "log")},
 	}}, nil)
-	cmd, err := spawn([]string{"/bin/sleep", "3600"}, l.state.Nodes[0].Log, "")
+	cmd, err := spawn([]string{"/bin/sleep", "3600"}, l.state.Nodes[0].Log, "", 0)
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -257,7 +257,7 @@ func (l *Lab) start(n *Node) error {
 		}
 	}
 	argv := append(append([]string(nil), l.state.Command...), "--config", n.Config)
-	cmd, err := spawn(argv, n.Log, n.Namespace)
+	cmd, err := spawn(argv, n.Log, n.Namespace, n.Boots)
 	if err != nil {
 		return fmt.Errorf("node %s: %w", n.Name, err)
 	}

@@ -7,11 +7,14 @@ import (
 	"fmt"
 	"os"
 	"os/exec"
+	"slices"
 	"strconv"
 	"strings"
 	"syscall"
 
 	"golang.org/x/sys/unix"
+
+	"github.com/lockstep-ha/lockstep/internal/config"
 )
 
 // errGone means that a process has ended.
@@ -129,8 +132,9 @@ func bootID() (string, error) {
 }
 
 // spawn starts command in a session of its own with its output appended to log, in the network
-// namespace ns or, where that is empty, in this process's. The caller waits for it.
-func spawn(command []string, log, ns string) (*exec.Cmd, error) {
+// namespace ns or, where that is empty, in this process's; boots tells its boot from others of the
+// machine's one. The caller waits for it.
+func spawn(command []string, log, ns string, boots int) (*exec.Cmd, error) {
 	out, err := os.OpenFile(log, os.O_CREATE|os.O_WRONLY|os.O_APPEND, 0o600)
 	if err != nil {
 		return nil, fmt.Errorf("start node: %w", err)
@@ -139,6 +143,11 @@ func spawn(command []string, log, ns string) (*exec.Cmd, error) {
 	cmd := exec.Command(command[0], command[1:]...)
 	cmd.Stdout, cmd.Stderr = out, out
 	cmd.Dir = "/"
+	// A node's fence agent may be what runs here: then this environment has a number of its own.
+	cmd.Env = slices.DeleteFunc(os.Environ(), func(v string) bool { return strings.HasPrefix(v, config.LabBootEnv+"=") })
+	if boots > 0 {
+		cmd.Env = append(cmd.Env, fmt.Sprintf("%s=%d", config.LabBootEnv, boots))
+	}
 	cmd.SysProcAttr = &syscall.SysProcAttr{Setsid: true}
 	if ns == "" {
 		err = cmd.Start()

@@ -30,10 +30,12 @@ type State struct {
 
 // Node is one process of a lab and where to reach it.
 type Node struct {
-	Name          string `json:"name"`
-	Witness       bool   `json:"witness"`
-	PID           int    `json:"pid"`        // 0: not running, or ended by Kill or Down
-	StartTime     uint64 `json:"start_time"` // of the process, in clock ticks since boot
+	Name      string `json:"name"`
+	Witness   bool   `json:"witness"`
+	PID       int    `json:"pid"`        // 0: not running, or ended by Kill or Down
+	StartTime uint64 `json:"start_time"` // of the process, in clock ticks since boot
+	// Boots is how often it was turned off; its processes then belong to another boot. See fence.go.
+	Boots         int    `json:"boots,omitempty"`
 	Config        string `json:"config"`
 	Log           string `json:"log"`
 	ControlSocket string `json:"control_socket"`

@@ -427,7 +427,11 @@ func identify(node string) (quorum.Incumbent, error) {
 	if err != nil {
 		return quorum.Incumbent{}, fmt.Errorf("boot id: %w", err)
 	}
-	return quorum.Incumbent{Node: node, Boot: strings.TrimSpace(string(b)), Process: randomID()}, nil
+	boot := strings.TrimSpace(string(b))
+	if n := os.Getenv(config.LabBootEnv); n != "" {
+		boot += "." + n
+	}
+	return quorum.Incumbent{Node: node, Boot: boot, Process: randomID()}, nil
 }
 
 // randomID returns an unpredictable id, never 0.
