@@ -41,7 +41,7 @@ var mayImport = map[string][]string{
 	"internal/lab":       {"internal/config", "internal/control"},
 	"internal/doctor":    {"internal/control"},
 	"internal/linkcheck": {"internal/control"},
-	"internal/drill":     {"internal/control", "internal/doctor", "internal/lab"},
+	"internal/drill":     {"internal/control", "internal/doctor", "internal/lab", "internal/pki"},
 	"internal/planted":   {},
 	"internal/mark":      {},
 	"internal/record":    {"quorum", "replication"},

@@ -45,7 +45,7 @@
 //
 // # What is not here
 //
-// The client speaks NBD in the clear, over the unix socket where it is reachable and TCP elsewhere; a node
-// whose TCP port demands TLS is drilled from its own host. Loss of power is not drilled: the page cache
-// survives all of this. The simulator does that.
+// Loss of power is not drilled: the page cache survives all of this. The simulator does that. Of the
+// clients' side it is the drill's own NBD client that is drilled, over the unix socket where it is reachable
+// and TCP elsewhere, within TLS where a listener has it; yours may take longer to connect again.
 package drill

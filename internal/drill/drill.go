@@ -3,15 +3,19 @@ package drill
 import (
 	"context"
 	"crypto/rand"
+	"crypto/x509"
 	"encoding/binary"
 	"errors"
 	"fmt"
+	"net"
 	"slices"
 	"strings"
+	"sync"
 	"time"
 
 	"github.com/lockstep-ha/lockstep/internal/control"
 	"github.com/lockstep-ha/lockstep/internal/doctor"
+	"github.com/lockstep-ha/lockstep/internal/pki"
 )
 
 // Config of a drill.
@@ -52,6 +56,9 @@ func Prepare(ctx context.Context, cfg *Config) (*Plan, error) {
 		return nil, err
 	}
 	plan, against := preflight(cfg, c)
+	if plan != nil {
+		plan.hosts = hosts(c)
+	}
 	if len(against) == 0 {
 		if _, err := endpoints(ctx, cfg, plan); err != nil {
 			against = append(against, err.Error())
@@ -113,14 +120,17 @@ func endpoints(ctx context.Context, cfg *Config, plan *Plan) ([]endpoint, error)
 		if err != nil {
 			return nil, err
 		}
-		all = append(all, st.Resources[0].NBD)
+		n := st.Resources[0].NBD
+		n.TCP = dialable(n.TCP, plan.hosts[node])
+		all = append(all, n)
 	}
+	id := sync.OnceValues(func() (*pki.Identity, error) { return certified(ctx, cfg.Client) })
 	var out []endpoint
 	for i, node := range plan.Nodes {
 		// Nodes on hosts of their own may have sockets of the same path, and only that of the asked one is here.
 		same := func(n control.NBD) bool { return n.Unix == all[i].Unix }
 		here := node == plan.asked || slices.IndexFunc(all, same) == i && !slices.ContainsFunc(all[i+1:], same)
-		e, err := reach(ctx, node, all[i], here)
+		e, err := reach(ctx, node, all[i], here, id)
 		if err != nil {
 			return nil, err
 		}
@@ -129,12 +139,73 @@ func endpoints(ctx context.Context, cfg *Config, plan *Plan) ([]endpoint, error)
 	return out, nil
 }
 
+// hosts returns where nodes are reached, as the others know it.
+func hosts(c *doctor.Cluster) map[string]string {
+	out := map[string]string{}
+	for _, n := range c.Nodes {
+		if n.Facts == nil {
+			continue
+		}
+		for _, p := range n.Facts.Peers {
+			if h, _, err := net.SplitHostPort(p.Addr); err == nil {
+				out[p.Node] = h
+			}
+		}
+	}
+	return out
+}
+
+// dialable returns addr, where a node listens, as others dial it: a listener on every address of its host is
+// reached at host.
+func dialable(addr, host string) string {
+	h, port, err := net.SplitHostPort(addr)
+	if ip := net.ParseIP(h); err == nil && host != "" && ip != nil && ip.IsUnspecified() {
+		return net.JoinHostPort(host, port)
+	}
+	return addr
+}
+
+// certifier is what certified needs of a *control.Client.
+type certifier interface {
+	ClientCert(ctx context.Context, req control.CertRequest) (control.CertGrant, error)
+}
+
+// certified has a client of NBD over TLS certified. Its key is in this process alone.
+func certified(ctx context.Context, c certifier) (*pki.Identity, error) {
+	const name = "drill"
+	csr, key, err := pki.NewCSR(name, rand.Reader)
+	if err != nil {
+		return nil, err
+	}
+	g, err := c.ClientCert(ctx, control.CertRequest{Name: name, CSR: csr})
+	if err != nil {
+		return nil, fmt.Errorf("NBD over TCP has TLS, and the drill has no certificate: %w", err)
+	}
+	cert, err := x509.ParseCertificate(g.Certificate)
+	if err != nil {
+		return nil, err
+	}
+	bundle, err := pki.ParseBundle(g.Bundle)
+	if err != nil {
+		return nil, err
+	}
+	return pki.Hold(pki.Credentials{Cert: cert, Key: key}, bundle, time.Now)
+}
+
 // reach returns the first way to the NBD server of a node that works: its unix socket, if it may be here, or TCP.
-func reach(ctx context.Context, node string, n control.NBD, here bool) (endpoint, error) {
+func reach(ctx context.Context, node string, n control.NBD, here bool, id func() (*pki.Identity, error)) (endpoint, error) {
 	var errs []error
-	for _, e := range []endpoint{{node, "unix", n.Unix}, {node, "tcp", n.TCP}} {
+	for _, e := range []endpoint{{node: node, network: "unix", addr: n.Unix}, {node: node, network: "tcp", addr: n.TCP}} {
 		if e.addr == "" || e.network == "unix" && !here {
 			continue
+		}
+		if e.network == "tcp" && n.TLS != "" {
+			i, err := id()
+			if err != nil {
+				errs = append(errs, err)
+				continue
+			}
+			e.tls = i.ClientConfig(pki.KindNBD, node)
 		}
 		c, err := connect(ctx, e, "")
 		if err == nil {

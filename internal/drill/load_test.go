@@ -82,7 +82,7 @@ func serve(t *testing.T, node string, m *nbdtest.Memory) (*server, endpoint) {
 			t.Error(err)
 		}
 	})
-	return s, endpoint{node, "unix", path}
+	return s, endpoint{node: node, network: "unix", addr: path}
 }
 
 func newLoad(at ...endpoint) *load {
@@ -221,7 +221,7 @@ func TestConnect_SaysWhyNot(t *testing.T) {
 	if _, err := connect(t.Context(), at, "r1"); err == nil || !strings.Contains(err.Error(), nbdtest.Refusal) {
 		t.Errorf("a secondary: %v", err)
 	}
-	if _, err := connect(t.Context(), endpoint{"n2", "unix", at.addr + "x"}, "r0"); err == nil {
+	if _, err := connect(t.Context(), endpoint{node: "n2", network: "unix", addr: at.addr + "x"}, "r0"); err == nil {
 		t.Error("connected to nobody")
 	}
 }

@@ -3,6 +3,7 @@ package drill
 import (
 	"bytes"
 	"context"
+	"crypto/tls"
 	"encoding/binary"
 	"errors"
 	"fmt"
@@ -20,11 +21,12 @@ const (
 	requestMagic = 0x25609513
 	replyMagic   = 0x67446698
 
-	optAbort = 2
-	optGo    = 7
-	repAck   = 1
-	repInfo  = 3
-	repError = 1 << 31
+	optAbort    = 2
+	optStartTLS = 5
+	optGo       = 7
+	repAck      = 1
+	repInfo     = 3
+	repError    = 1 << 31
 
 	cmdRead  = 0
 	cmdWrite = 1
@@ -40,7 +42,10 @@ const (
 var errLost = errors.New("the connection is lost")
 
 // endpoint is where a node serves NBD.
-type endpoint struct{ node, network, addr string }
+type endpoint struct {
+	node, network, addr string
+	tls                 *tls.Config // nil: in the clear
+}
 
 // client is one connection to an export. One request is under way at a time.
 type client struct {
@@ -65,7 +70,7 @@ func connect(ctx context.Context, at endpoint, export string) (*client, error) {
 	defer stop()
 	c := &client{conn: conn, node: at.node}
 	if err = conn.SetDeadline(deadline); err == nil {
-		err = c.negotiate(export)
+		err = c.negotiate(ctx, export, at.tls)
 	}
 	if err == nil {
 		err = conn.SetDeadline(time.Time{})
@@ -77,8 +82,8 @@ func connect(ctx context.Context, at endpoint, export string) (*client, error) {
 	return c, nil
 }
 
-// negotiate asks for an export; "" only greets the server.
-func (c *client) negotiate(export string) error {
+// negotiate asks for an export, within TLS unless cfg is nil; "" only greets the server.
+func (c *client) negotiate(ctx context.Context, export string, cfg *tls.Config) error {
 	var greeting [18]byte
 	if _, err := io.ReadFull(c.conn, greeting[:]); err != nil {
 		return fmt.Errorf("%w: %w", errLost, err)
@@ -86,18 +91,23 @@ func (c *client) negotiate(export string) error {
 	if binary.BigEndian.Uint64(greeting[:]) != nbdMagic || binary.BigEndian.Uint64(greeting[8:]) != optionMagic {
 		return errors.New("no NBD server answers there")
 	}
+	flags := binary.BigEndian.AppendUint32(nil, uint32(binary.BigEndian.Uint16(greeting[16:])&3)) // fixed newstyle, no zeroes
+	if _, err := c.conn.Write(flags); err != nil {
+		return fmt.Errorf("%w: %w", errLost, err)
+	}
+	if cfg != nil {
+		if err := c.startTLS(ctx, cfg); err != nil {
+			return err
+		}
+	}
 	body := binary.BigEndian.AppendUint32(nil, uint32(len(export)))
 	body = append(append(body, export...), 0, 0) // no further information is asked for
 	option := uint32(optGo)
 	if export == "" {
 		option, body = optAbort, nil
 	}
-	out := binary.BigEndian.AppendUint32(nil, uint32(binary.BigEndian.Uint16(greeting[16:])&3)) // fixed newstyle, no zeroes
-	out = binary.BigEndian.AppendUint64(out, optionMagic)
-	out = binary.BigEndian.AppendUint32(out, option)
-	out = binary.BigEndian.AppendUint32(out, uint32(len(body)))
-	if _, err := c.conn.Write(append(out, body...)); err != nil {
-		return fmt.Errorf("%w: %w", errLost, err)
+	if err := c.option(option, body); err != nil {
+		return err
 	}
 	for export != "" {
 		done, err := c.optionReply()
@@ -108,7 +118,33 @@ func (c *client) negotiate(export string) error {
 	return nil
 }
 
-// optionReply reads one reply; done says that the export is open.
+func (c *client) option(option uint32, body []byte) error {
+	out := binary.BigEndian.AppendUint64(nil, optionMagic)
+	out = binary.BigEndian.AppendUint32(out, option)
+	out = binary.BigEndian.AppendUint32(out, uint32(len(body)))
+	if _, err := c.conn.Write(append(out, body...)); err != nil {
+		return fmt.Errorf("%w: %w", errLost, err)
+	}
+	return nil
+}
+
+// startTLS goes on within TLS, or not at all.
+func (c *client) startTLS(ctx context.Context, cfg *tls.Config) error {
+	if err := c.option(optStartTLS, nil); err != nil {
+		return err
+	}
+	if _, err := c.optionReply(); err != nil {
+		return fmt.Errorf("STARTTLS: %w", err)
+	}
+	conn := tls.Client(c.conn, cfg)
+	if err := conn.HandshakeContext(ctx); err != nil {
+		return fmt.Errorf("TLS: %w", err)
+	}
+	c.conn = conn
+	return nil
+}
+
+// optionReply reads one reply; done says that the option is granted.
 func (c *client) optionReply() (done bool, err error) {
 	var head [20]byte
 	if _, err := io.ReadFull(c.conn, head[:]); err != nil {

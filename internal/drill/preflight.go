@@ -31,6 +31,7 @@ type Plan struct {
 	policy   control.Policy
 	replicas []control.ReplicaCreate // of the scratch resource, less its name
 	still    time.Duration
+	hosts    map[string]string // by node: where the others reach it
 }
 
 // preflight says what would be done, or everything that speaks against it.

@@ -94,6 +94,18 @@ func Open(cfg Config) (*Identity, error) {
 	return i, nil
 }
 
+// Hold returns an identity that is in no file: a process's own, for as long as it runs. Reload and the
+// Installs are not for it.
+func Hold(c Credentials, b Bundle, clock Clock) (*Identity, error) {
+	cur, err := newCurrent(c, b, clock())
+	if err != nil {
+		return nil, fmt.Errorf("identity: %w", err)
+	}
+	i := &Identity{cfg: Config{Clock: clock}}
+	i.cur.Store(cur)
+	return i, nil
+}
+
 // Reload reads the files again. After an error everything stays as it was.
 func (i *Identity) Reload() error {
 	i.mu.Lock()
