@@ -24,7 +24,7 @@ type Fitness struct {
 func (r *Resource) Fitness(now time.Duration) Fitness {
 	f := Fitness{State: r.meta.State, Unclean: r.meta.Unclean, Failed: r.failed, Hangs: r.hangs(), Epoch: r.meta.Epoch, SelfInSet: r.selfInSet(),
 		Version: r.meta.Version, Starting: r.role == roleStarting, Serving: r.role == rolePrimary,
-		Stopping: r.role == roleStopping || r.role == roleStopped, Heard: -1, Frozen: r.frozen}
+		Stopping: r.role == roleStopping || r.role == roleStopped, Heard: -1, Frozen: r.frozen || r.waits()}
 	if n := len(r.meta.Lineage); n > 0 {
 		f.Generation = r.meta.Lineage[n-1]
 	}
@@ -33,4 +33,14 @@ func (r *Resource) Fitness(now time.Duration) Fitness {
 	}
 	f.CannotDrop = r.prop.busy && r.prop.asked.Kind == ProposeDrop && now-r.prop.askedAt > r.cfg.PeerTimeout
 	return f
+}
+
+// waits reports whether a client waits for a member that is away. Nothing needs to be held for that: of one
+// that sends its requests one by one, the write under way is all there is.
+func (r *Resource) waits() bool {
+	if r.role != rolePrimary || r.started.n == 0 && len(r.flush.running) == 0 {
+		return false
+	}
+	stuck, _ := r.stuck()
+	return stuck
 }

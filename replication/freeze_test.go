@@ -224,3 +224,32 @@ func TestClient_FreezeDeadline_EndsItsSessionAndLetsTheNextOneIn(t *testing.T) {
 		t.Errorf("the next session is not let in: actions %v", said)
 	}
 }
+
+// Of a client that sends one request at a time nothing is held: it waits for the one under way.
+func TestFitness_OneWriteUnderWayThatNobodyAnswers_IsAFrozenPrimary(t *testing.T) {
+	w := newWorld(t, 8)
+	w.promote(w.nodes[0])
+	settleWorld(w, time.Second)
+	a := w.nodes[0]
+	frozen := func() bool { return a.core.Fitness(w.now).Frozen }
+	w.request(a, OpWrite, block(3), 0)
+	settleWorld(w, 100*time.Millisecond)
+	if frozen() {
+		t.Error("frozen, and all is well")
+	}
+	w.request(a, OpWrite, block(3), 0)
+	a.deaf, w.link = true, false
+	w.breakSession() // the frame is lost
+	settleWorld(w, 10*time.Second)
+	if len(a.requests) != 1 || len(a.core.held) != 0 || !frozen() {
+		t.Errorf("%d requests wait, %d of them held, frozen: %v", len(a.requests), len(a.core.held), frozen())
+	}
+	if !a.core.Fitness(w.now).CannotDrop {
+		t.Error("the ledger answers nothing, and it says that it can drop its peer")
+	}
+	w.bringBack(a)
+	settleWorld(w, 2*time.Second)
+	if len(a.requests) != 0 || frozen() {
+		t.Errorf("%d requests wait, frozen: %v", len(a.requests), frozen())
+	}
+}
