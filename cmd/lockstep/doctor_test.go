@@ -59,7 +59,7 @@ func TestDoctor_SaysWhatIsWrongWhyAndWhatToType(t *testing.T) {
 	if err := json.Unmarshal([]byte(out), &rep); err != nil || code != exitOK || rep.Worst != doctor.Note {
 		t.Errorf("all accepted: exit %d, %v, worst %s", code, err, rep.Worst)
 	}
-	if code, _, errs := cli(t.Context(), vars, "doctor", "--accept", "everything"); code != exitUsage || !strings.Contains(errs, "these are: clock-drift") {
+	if code, _, errs := cli(t.Context(), vars, "doctor", "--accept", "everything"); code != exitUsage || !strings.Contains(errs, "these are: authority-ends") {
 		t.Errorf("an unknown code: exit %d, %s", code, errs)
 	}
 }

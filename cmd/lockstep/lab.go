@@ -78,6 +78,7 @@ func (a *app) labUpCmd() *cobra.Command {
 	f.BoolVar(&opts.Witness, "witness", true, "a further node, w, that votes and holds no data")
 	f.StringVar(&opts.Resource, "resource", "r0", "`NAME` of the resource")
 	f.BoolVar(&opts.Netns, "netns", false, "give each node a network namespace of its own, to break the network; needs root")
+	f.BoolVar(&opts.TLS, "tls", false, "form it with cluster init, token and join: mutual TLS instead of a shared key")
 	f.BoolVar(&opts.Fence, "fence", false, "give the nodes a fence agent that kills the others for real")
 	return a.labVerb(a.withJSON(cmd), func(ctx context.Context, dir string, _ []string) error {
 		opts.Dir, opts.SizeBytes = dir, int64(size)

@@ -20,6 +20,11 @@
 // The path of a unix socket has at most 107 bytes; where D is too long for that, the sockets of the
 // whole lab lie in a directory of the system's temporary directory, which Down removes.
 //
+// With Options.TLS the cluster is formed with certificates, and there are
+//
+//	D/n1/data/pki        the node's certificate; on n1 the authority's key, too
+//	D/client             the certificate of an NBD client
+//
 // # Processes
 //
 // A process is named by its id, its start time and the boot it ran in, and signalled through a

@@ -49,7 +49,7 @@ func (l *Lab) addFence(file *config.Node) {
 		Name: fenceDevice, Agent: filepath.Join(l.state.Dir, fenceScript), Timeout: 20 * time.Second, Retries: 1,
 		Options: []config.FenceOption{{Name: "dir", Value: l.state.Dir}},
 	}}
-	for _, n := range file.Nodes {
+	for _, n := range l.state.Nodes {
 		file.Fencing.Nodes = append(file.Fencing.Nodes, config.FenceNode{Node: n.Name, Levels: [][]string{{fenceDevice}}})
 	}
 	slices.SortFunc(file.Fencing.Nodes, func(a, b config.FenceNode) int { return strings.Compare(a.Node, b.Node) })

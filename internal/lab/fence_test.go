@@ -111,6 +111,7 @@ func TestAddFence_GivesAFileThatLoads(t *testing.T) {
 	file := config.DefaultNode()
 	file.Name, file.Cluster, file.Key = "n1", "lab", config.NewKey()
 	for i, n := range []string{"w", "n1", "n2"} {
+		l.state.Nodes = append(l.state.Nodes, Node{Name: n})
 		file.Nodes = append(file.Nodes, config.Peer{Name: n, Addr: fmt.Sprintf("127.0.0.1:%d", 2*i+1), Gossip: fmt.Sprintf("127.0.0.1:%d", 2*i+2)})
 	}
 	l.addFence(&file)

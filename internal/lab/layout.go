@@ -70,6 +70,12 @@ func (l *Lab) layout(opts Options, held *ports) error {
 		peers = append(peers, config.Peer{Name: name, Addr: file.Listen, Gossip: file.GossipListen, Witness: file.Witness})
 	}
 	for i := range files {
+		if err := os.MkdirAll(filepath.Join(l.state.Dir, names[i]), 0o700); err != nil {
+			return fmt.Errorf("make lab: %w", err)
+		}
+		if opts.TLS {
+			continue // the commands that form it make the files, and the data directories
+		}
 		file := &files[i]
 		file.Nodes = peers
 		if opts.Fence {
@@ -138,7 +144,11 @@ func (l *Lab) place(name string, witness bool, at addresses) (config.Node, Node)
 	if !witness {
 		file.NBDListen = at.nbd
 		node.NBDUnixURI = unixURI(l.state.Resource, file.NBDUnix)
+		node.NBDListen = file.NBDListen
 		node.NBDTCPURI = "nbd://" + file.NBDListen + "/" + l.state.Resource
+		if l.state.TLS {
+			node.NBDTCPURI = "nbds://" + file.NBDListen + "/" + l.state.Resource + "?tls-certificates=" + l.clientDir()
+		}
 		node.DataPath = filepath.Join(dir, l.state.Resource+".img")
 		node.MetaPath = filepath.Join(dir, l.state.Resource+".meta")
 	}

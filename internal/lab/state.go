@@ -26,6 +26,7 @@ type State struct {
 	BootID     string   `json:"boot_id"`               // in which the processes were started
 	Nodes      []Node   `json:"nodes"`
 	Net        *Network `json:"net,omitempty"` // nil: the loopback interface
+	TLS        bool     `json:"tls,omitempty"` // formed with certificates; see formed.go
 }
 
 // Node is one process of a lab and where to reach it.
@@ -44,7 +45,8 @@ type Node struct {
 	Namespace     string `json:"namespace,omitempty"` // empty: the machine's own
 	// The rest is empty for a witness.
 	NBDUnixURI string `json:"nbd_unix_uri,omitempty"` // nbd+unix:///r0?socket=...
-	NBDTCPURI  string `json:"nbd_tcp_uri,omitempty"`  // nbd://127.0.0.1:port/r0
+	NBDTCPURI  string `json:"nbd_tcp_uri,omitempty"`  // nbd://127.0.0.1:port/r0; with TLS nbds, and where a client's certificate is
+	NBDListen  string `json:"nbd_listen,omitempty"`
 	DataPath   string `json:"data_path,omitempty"`
 	MetaPath   string `json:"meta_path,omitempty"`
 }

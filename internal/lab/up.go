@@ -24,6 +24,9 @@ type Options struct {
 	// Netns gives each node a network namespace, an address and a link of its own, and makes one
 	// more for clients. It needs root. A lab that is started again keeps what it was made with.
 	Netns bool
+	// TLS has the nodes prove who they are by certificates, as a cluster does that is formed with cluster
+	// init, token and join; else they share a key. See formed.go.
+	TLS bool
 	// Fence gives every node a fence agent that kills the others for real; see fence.go.
 	Fence bool
 	// Command starts a node when "--config FILE" is appended. nil: this executable with "node".
@@ -62,6 +65,10 @@ func Up(ctx context.Context, opts Options) (*Lab, error) {
 		if opts.Netns && st.Net == nil {
 			return l, control.Errorf(control.CodeExists, "the lab in %s was made without --netns and stays so", opts.Dir).
 				WithHint("lockstep lab up --netns --dir ANOTHER-DIR")
+		}
+		if opts.TLS && !st.TLS {
+			return l, control.Errorf(control.CodeExists, "the lab in %s was made without --tls and stays so", opts.Dir).
+				WithHint("lockstep lab up --tls --dir ANOTHER-DIR")
 		}
 		return l, l.resume(ctx)
 	}
@@ -123,7 +130,7 @@ func (o *Options) complete() error {
 
 // create lays a new lab out and brings it up. The Lab is never nil.
 func create(ctx context.Context, opts Options) (*Lab, error) {
-	l := newLab(State{Dir: opts.Dir, Resource: opts.Resource, SizeBytes: opts.SizeBytes, Command: opts.Command}, opts.Logf)
+	l := newLab(State{Dir: opts.Dir, Resource: opts.Resource, SizeBytes: opts.SizeBytes, Command: opts.Command, TLS: opts.TLS}, opts.Logf)
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	var held ports
@@ -132,7 +139,11 @@ func create(ctx context.Context, opts Options) (*Lab, error) {
 		return l, err
 	}
 	held.release()
-	if err := l.bringUp(ctx); err != nil {
+	up := l.bringUp
+	if opts.TLS {
+		up = func(ctx context.Context) error { return l.form(ctx, opts) }
+	}
+	if err := up(ctx); err != nil {
 		return l, l.giveUp(ctx, err)
 	}
 	return l, nil
@@ -152,6 +163,11 @@ func (l *Lab) giveUp(ctx context.Context, err error) error {
 	if taken {
 		for _, n := range l.state.Nodes {
 			os.Remove(n.Log) // its complaint must not be found again
+		}
+		if l.state.TLS {
+			if uerr := l.unmake(); uerr != nil {
+				return errors.Join(err, uerr)
+			}
 		}
 		if rerr := os.Remove(filepath.Join(l.state.Dir, stateFile)); rerr != nil {
 			return errors.Join(err, rerr)

@@ -27,6 +27,7 @@ type Options struct {
 	DataNodes int   // 0: 2
 	NoWitness bool
 	Netns     bool               // each node in a network namespace; needs root
+	TLS       bool               // formed with certificates
 	Configure func(*config.Node) // changes a node's file; nil: nothing
 	Command   []string           // starts a node; nil: the program with "node"
 }
@@ -54,7 +55,7 @@ func Up(t testing.TB, opts Options) *Cluster {
 	ctx, cancel := context.WithTimeout(context.Background(), proc.Limit)
 	defer cancel()
 	l, err := lab.Up(ctx, lab.Options{
-		Dir: c.Dir, SizeBytes: opts.SizeBytes, DataNodes: opts.DataNodes, Witness: !opts.NoWitness, Netns: opts.Netns,
+		Dir: c.Dir, SizeBytes: opts.SizeBytes, DataNodes: opts.DataNodes, Witness: !opts.NoWitness, Netns: opts.Netns, TLS: opts.TLS,
 		Command: opts.Command, Configure: opts.Configure,
 	})
 	c.Lab = l
