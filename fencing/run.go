@@ -13,6 +13,8 @@ import (
 	"time"
 
 	"golang.org/x/sys/unix"
+
+	"github.com/lockstep-ha/lockstep/internal/writepath"
 )
 
 const (
@@ -63,7 +65,7 @@ func run(ctx context.Context, c command) (ran, error) {
 	}
 	cmd.SysProcAttr = &syscall.SysProcAttr{Setpgid: true}
 	cmd.WaitDelay = drainWait
-	if err := cmd.Start(); err != nil {
+	if err := writepath.Start(cmd); err != nil {
 		return ran{}, fmt.Errorf("%w: %w", ErrBroken, err)
 	}
 	g := &group{id: cmd.Process.Pid}

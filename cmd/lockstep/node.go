@@ -38,6 +38,7 @@ FILE is reported at once, with its line.`,
 			return fmt.Errorf("log_level: %w", err)
 		}
 		logger := slog.New(slog.NewTextHandler(a.err, &slog.HandlerOptions{Level: level}))
+		node.EnterWritePath(cfg, logger)
 		notify := func(state string) {
 			// Without systemd there is nobody to notify, which is no error.
 			if _, err := daemon.SdNotify(false, state); err != nil {

@@ -34,6 +34,7 @@ func (n *Node) Encode() []byte {
 		}
 	}
 	n.encodeFencing(&b)
+	n.encodeMemory(&b)
 	return b.Bytes()
 }
 

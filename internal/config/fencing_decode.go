@@ -21,6 +21,9 @@ func (d *document) takeSections(top map[string]any) {
 		{"watchdog", func(m map[string]any) {
 			d.decodeInto(reflect.ValueOf(&d.node.Watchdog).Elem(), "watchdog.", m)
 		}},
+		{"memory", func(m map[string]any) {
+			d.decodeInto(reflect.ValueOf(&d.node.Memory).Elem(), "memory.", m)
+		}},
 	} {
 		value, ok := top[s.key]
 		delete(top, s.key)

@@ -125,6 +125,8 @@ type Node struct {
 	Fencing Fencing `toml:"fencing"`
 	// Watchdog of this node: the section [watchdog].
 	Watchdog Watchdog `toml:"watchdog"`
+	// Memory of the daemon: the section [memory].
+	Memory Memory `toml:"memory"`
 }
 
 // Peer is one [[node]] entry.
@@ -155,6 +157,7 @@ func DefaultNode() Node {
 		Timing:             "lan",
 		ReplicationTLS:     true,
 		Fencing:            defaultFencing(),
+		Memory:             defaultMemory(),
 	}
 	n.applyTiming()
 	return n

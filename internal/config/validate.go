@@ -28,6 +28,7 @@ func (n *Node) validate() Faults {
 	n.validateTiming(&fs)
 	n.validateNodes(&fs)
 	n.validateFencing(&fs)
+	n.validateMemory(&fs)
 	return fs
 }
 

@@ -17,7 +17,7 @@ var examined = struct {
 	Facts{
 		Node: "n1", Boot: "b", Timing: Timing{Preset: "lan", Lease: 300 * time.Millisecond}, DataDir: Disk{Path: "/d", Disks: []string{"sda"}},
 		Replicas: []ReplicaFacts{{Resource: "r0", Open: true, Data: Disk{Disks: []string{"sda"}}, Meta: Disk{Disks: []string{}}}},
-		Peers:    []PeerFacts{{Node: "n2", RTT: 71 * time.Microsecond, ClockAhead: -3}}, Fences: []string{"n2"},
+		Peers:    []PeerFacts{{Node: "n2", RTT: 71 * time.Microsecond, ClockAhead: -3}}, Fences: []string{"n2"}, WritePath: WritePath{Lacks: []WriteLack{}, Off: []string{}},
 	},
 	LinkReport{From: "n1", To: "n2", Sent: 3, Answered: 2, Lost: 1, Verdict: LinkUnfit, Text: "no", Done: true},
 	DrillAnswer{Token: "t"},

@@ -34,6 +34,7 @@ type Facts struct {
 	Peers      []PeerFacts    `json:"peers"`
 	Fences     []string       `json:"fences"`   // nodes that this one has a way to turn off
 	Watchdog   string         `json:"watchdog"` // what resets the host when the daemon hangs; empty: nothing
+	WritePath  WritePath      `json:"write_path"`
 	// Certificate is how this node proves who it is; nil: by a shared key.
 	Certificate *CertificateFacts `json:"certificate,omitempty"`
 }
@@ -48,6 +49,19 @@ type CertificateFacts struct {
 	AuthorityEnds time.Time     `json:"authority_ends"`
 	AuthorityLeft time.Duration `json:"authority_left_ns"`
 	Signs         bool          `json:"signs"` // it holds the authority's key
+}
+
+// WritePath is how fit a daemon is to serve the write-back of its own host when memory is short.
+type WritePath struct {
+	Lacks   []WriteLack `json:"lacks"`
+	Off     []string    `json:"off"`               // the settings of [memory] that are off
+	Unknown string      `json:"unknown,omitempty"` // why it cannot be told
+}
+
+// WriteLack is something that the node file wants for the write path and that is not so.
+type WriteLack struct {
+	What string `json:"what"` // in plain words
+	Next string `json:"next"` // what to do about it
 }
 
 // Values of Facts.Virtual.
@@ -128,7 +142,10 @@ func (s *Server) facts(w http.ResponseWriter, r *http.Request) {
 
 // normalize makes lists empty rather than null, as that of Status does.
 func (f *Facts) normalize() {
-	lists := []*[]string{&f.Fences, &f.DataDir.Disks}
+	lists := []*[]string{&f.Fences, &f.DataDir.Disks, &f.WritePath.Off}
+	if f.WritePath.Lacks == nil {
+		f.WritePath.Lacks = []WriteLack{}
+	}
 	if f.Replicas == nil {
 		f.Replicas = []ReplicaFacts{}
 	}

@@ -9,7 +9,7 @@ import (
 func Examine(c *Cluster, accept ...string) Report {
 	var f findings
 	for _, look := range []func(*findings, *Cluster){
-		silent, ledger, voters, sharedHosts, networks, links, clocks, versions, timings, fences, watchdogs, supervisors, certificates,
+		silent, ledger, voters, sharedHosts, networks, links, clocks, versions, timings, fences, watchdogs, supervisors, certificates, writePaths,
 	} {
 		look(&f, c)
 	}

@@ -122,6 +122,14 @@ func TestExamine_FindsWhatIsWrong(t *testing.T) {
 			p := &c.facts("n1").Peers[0]
 			p.Interface, p.Members, p.Addr, p.Gossip = "eth0", 0, "10.0.0.2:7780", "10.0.1.2:7781"
 		}, nil, true},
+		{"a daemon that the OOM killer may choose", func(c *Cluster) {
+			c.facts("n2").WritePath.Lacks = []control.WriteLack{{What: "the OOM killer may choose it", Next: "set OOMScoreAdjust=-1000 in its unit"}}
+		}, []string{"warning write-path"}, true},
+		{"a witness is in nobody's write path", func(c *Cluster) {
+			c.facts("w").WritePath.Lacks = []control.WriteLack{{What: "its memory may be taken away"}}
+		}, nil, true},
+		{"protection turned off", func(c *Cluster) { c.facts("n1").WritePath.Off = []string{"lock"} }, []string{"note write-path"}, true},
+		{"protection of which it cannot be told", func(c *Cluster) { c.facts("n1").WritePath.Unknown = "no /proc" }, []string{"note write-path"}, true},
 		{"no fence", func(c *Cluster) {
 			for _, n := range c.Nodes {
 				n.Facts.Fences = nil

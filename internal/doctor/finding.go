@@ -50,7 +50,7 @@ func Codes() []string {
 	return []string{
 		codeAuthority, codeCertificate, codeClock, codeDataDir, codeDisk, codeDisks, codeDisconnected, codeDiverged, codeFailover, codeFence, codeHost, codeIO,
 		codeLeader, codeLink, codeLoss, codeMemory, codeNetwork, codeNotInSync, codeOneCopy, codePause, codePrimary, codeQuorum,
-		codeSigner, codeSilent, codeSpace, codeSupervisor, codeTiming, codeUnreachable, codeVersion, codeVoters, codeWatchdog, codeWriteCache,
+		codeSigner, codeSilent, codeSpace, codeSupervisor, codeTiming, codeUnreachable, codeVersion, codeVoters, codeWatchdog, codeWriteCache, codeWritePath,
 	}
 }
 
@@ -88,6 +88,7 @@ const (
 	codeVoters       = "few-voters"
 	codeWatchdog     = "no-watchdog"
 	codeWriteCache   = "volatile-cache"
+	codeWritePath    = "write-path"
 )
 
 // findings collects what is found.

@@ -131,6 +131,7 @@ func (l *Lab) place(name string, witness bool, at addresses) (config.Node, Node)
 	file.DataDir = filepath.Join(dir, "data")
 	file.ControlSocket, file.NBDUnix = l.sockets(name)
 	file.Listen, file.GossipListen = at.listen, at.gossip
+	file.Memory = config.Memory{} // several daemons on one host, whose file systems lie elsewhere
 	node := Node{
 		Name: name, Witness: witness,
 		Config:        filepath.Join(dir, "node.toml"),

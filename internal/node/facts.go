@@ -33,6 +33,7 @@ func (b *backend) Facts(ctx context.Context) (control.Facts, error) {
 	f := control.Facts{
 		Node: b.m.self.Node, Version: control.Version(), Boot: b.m.self.Boot, Kernel: k.release(), Virtual: k.virtual(),
 		Supervisor: supervisor(os.Getenv), Watchdog: b.cfg.Watchdog.Device, Timing: timingOf(b.cfg), DataDir: k.diskOf(b.cfg.DataDir),
+		WritePath: writePathFacts(b.cfg.Memory),
 	}
 	if name, err := os.Hostname(); err == nil {
 		f.Host = name

@@ -3,13 +3,11 @@ package node
 import (
 	"context"
 	"fmt"
-	"math"
 	"net"
 	"net/http"
 	"net/http/pprof"
 	"os"
 	"path/filepath"
-	"runtime/debug"
 	"time"
 )
 
@@ -85,23 +83,4 @@ func serveProfiles(ctx context.Context, ln net.Listener) error {
 		return err
 	}
 	return nil
-}
-
-const (
-	memoryBase      = 256 << 20 // bytes of the process without any replica, generously
-	memoryPerWindow = 8         // payloads, frames, pooled buffers and queues, as multiples of a window
-)
-
-// limitMemory sets the soft limit of the Go heap for so many replicas. Payload buffers are pooled
-// and come and go with the load; near the limit the collector works more rather than let them
-// grow. An operator's GOMEMLIMIT goes first.
-func limitMemory(replicas int, window int64) {
-	if os.Getenv("GOMEMLIMIT") != "" {
-		return
-	}
-	per := int64(memoryPerWindow) * window
-	if replicas > 0 && per > (math.MaxInt64-memoryBase)/int64(replicas) {
-		return
-	}
-	debug.SetMemoryLimit(memoryBase + int64(replicas)*per)
 }

@@ -23,6 +23,7 @@ import (
 	"github.com/lockstep-ha/lockstep/internal/linkcheck"
 	"github.com/lockstep-ha/lockstep/internal/pki"
 	"github.com/lockstep-ha/lockstep/internal/transport"
+	"github.com/lockstep-ha/lockstep/internal/writepath"
 	"github.com/lockstep-ha/lockstep/nbd"
 	"github.com/lockstep-ha/lockstep/quorum"
 	"github.com/lockstep-ha/lockstep/quorum/ledger"
@@ -208,7 +209,8 @@ func (d *daemon) wire(self quorum.Incumbent, j *journal) (err error) {
 	d.m.closeClients = func(resource string) {
 		d.nbd.CloseExport(resource, d.cfg.Name+" does not serve "+resource+" any more")
 	}
-	d.m.onCount = func(n int) { limitMemory(n, int64(d.cfg.Window)) }
+	group := writepath.GroupLimit()
+	d.m.onCount = func(n int) { limitMemory(d.cfg, n, group, d.log) }
 	d.reg = newRegistrar(self, d.ledger, j, d.log)
 	arms, err := d.host.armed(d.cfg, d.log)
 	if err != nil {
