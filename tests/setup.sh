@@ -7,7 +7,8 @@ set -eu
 wanted="nbdkit:nbdkit nbdinfo:libnbd-bin nbdcopy:libnbd-bin nbdfuse:libnbd-bin nbd-client:nbd-client
 qemu-img:qemu-utils qemu-io:qemu-utils qemu-storage-daemon:qemu-utils fio:fio mkfs.ext4:e2fsprogs
 e2fsck:e2fsprogs fusermount3:fuse3 strace:strace jq:jq ip:iproute2 losetup:mount
-fence_dummy:fence-agents haproxy:haproxy curl:curl"
+fence_dummy:fence-agents haproxy:haproxy curl:curl ocf-tester:resource-agents xmllint:libxml2-utils
+shellcheck:shellcheck systemd-analyze:systemd udevadm:udev unshare:util-linux"
 
 PATH=$PATH:/usr/sbin:/sbin
 missing=

@@ -7,12 +7,14 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"io/fs"
 	"net"
 	"net/http"
 	"net/http/httptrace"
 	"net/url"
 	"strconv"
 	"sync/atomic"
+	"syscall"
 	"time"
 )
 
@@ -277,7 +279,9 @@ func send(ctx context.Context, hc *http.Client, method, uri, contentType string,
 		err = ue.Err // without the made-up URL
 	}
 	if !sent.Load() {
-		return nil, Errorf(CodeUnreachable, "cannot connect: %v", err)
+		e := Errorf(CodeUnreachable, "cannot connect: %v", err)
+		e.Absent = errors.Is(err, syscall.ECONNREFUSED) || errors.Is(err, fs.ErrNotExist)
+		return nil, e
 	}
 	return nil, lost("node", method, err)
 }

@@ -52,6 +52,9 @@ type Error struct {
 	Message  string `json:"message"`
 	Hint     string `json:"hint,omitempty"`
 	DataSafe Safety `json:"data_safe,omitempty"`
+	// Absent is set with CodeUnreachable when nobody listens where the request was to go, so that no daemon
+	// runs there. A daemon that runs and does not answer is unreachable, too, and may be anything.
+	Absent bool `json:"absent,omitempty"`
 }
 
 // Sentinels for errors.Is: an Error matches the one with its code.
