@@ -214,6 +214,40 @@ func TestClient_NobodyListening_IsUnreachableAndNothingElse(t *testing.T) {
 	}
 }
 
+func TestClient_Absent_OnlyWhenNobodyListens(t *testing.T) {
+	absent := func(path string) bool {
+		t.Helper()
+		ctx, cancel := context.WithTimeout(t.Context(), 100*time.Millisecond)
+		defer cancel()
+		_, err := NewClient(path).Status(ctx, "")
+		if !errors.Is(err, ErrUnreachable) {
+			t.Errorf("%s: %v", path, err)
+		}
+		return AsError(err).Absent
+	}
+	dir := t.TempDir()
+	if !absent(filepath.Join(dir, "none.sock")) {
+		t.Error("there is no socket")
+	}
+	left, err := net.ListenUnix("unix", &net.UnixAddr{Name: filepath.Join(dir, "left.sock")})
+	if err != nil {
+		t.Fatal(err)
+	}
+	left.SetUnlinkOnClose(false)
+	left.Close()
+	if !absent(left.Addr().String()) {
+		t.Error("the socket is what a killed daemon left")
+	}
+	silent, err := net.Listen("unix", filepath.Join(dir, "silent.sock"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer silent.Close()
+	if absent(silent.Addr().String()) {
+		t.Error("somebody listens and does not answer")
+	}
+}
+
 func TestClient_AnswerLost_OutcomeIsUnknownForChangesOnly(t *testing.T) {
 	ln, err := net.Listen("unix", filepath.Join(t.TempDir(), "c.sock"))
 	if err != nil {
