@@ -77,7 +77,7 @@ func change(s *State, r *Resource, c *Command) error {
 	case KindReplicaError:
 		return replicaError(r, c.ReplicaError)
 	case KindDeleteResource:
-		return deleteResource(r)
+		return deleteResource(r, c.DeleteResource)
 	case KindResourceGone:
 		return resourceGone(r, c.ResourceGone)
 	case KindPromote:
@@ -99,6 +99,10 @@ func change(s *State, r *Resource, c *Command) error {
 	case KindPauseFailover:
 		r.Paused, r.PausedText = c.PauseFailover.On, c.PauseFailover.Text
 		return nil
+	case KindAttach:
+		return attach(r, c.Attach)
+	case KindDetach:
+		return detach(r, c.Detach)
 	case KindHold:
 		r.Hold = c.Hold.On
 		return nil

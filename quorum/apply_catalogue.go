@@ -87,11 +87,15 @@ func replicaError(r *Resource, e *ReplicaError) error {
 	return nil
 }
 
-func deleteResource(r *Resource) error {
-	if !r.Primary.None() {
+func deleteResource(r *Resource, d *DeleteResource) error {
+	switch {
+	case !r.Primary.None():
 		return refusef(ErrPrimary, "%s is primary of %q; demote it first", r.Primary, r.Name)
+	case len(r.Attachments) > 0 && !d.Force:
+		a := r.Attachments[0]
+		return refusef(ErrInUse, "%q is attached to %s on %s; detach it first", r.Name, a.Device, a.Holder)
 	}
-	r.Deleted = true
+	r.Deleted, r.Attachments = true, nil
 	return nil
 }
 

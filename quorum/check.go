@@ -80,6 +80,17 @@ func (c *Command) checkBody(k Kind, f *faults) {
 		f.priority(c.SetPriority.Priority)
 	case KindPauseFailover:
 		f.text("text", c.PauseFailover.Text, MaxText)
+	case KindAttach:
+		n := c.Attach
+		f.incumbent(n.Incumbent)
+		f.attachment(n.Key, n.Holder, n.Device, n.Boot)
+	case KindDetach:
+		f.nonZero("attachment number", c.Detach.Number)
+		if c.Detach.Force && c.Detach.Key != "" {
+			f.addf("an operator needs no key")
+		} else if !c.Detach.Force {
+			f.hex("attachment key", c.Detach.Key, keySize)
+		}
 	case KindStepDown:
 		f.incumbent(c.StepDown.Incumbent)
 	case KindDropReplica:

@@ -92,6 +92,7 @@ func (r *Resource) check(s *State, f *faults) {
 		f.priority(p.Priority)
 	}
 	r.checkEnds(bad)
+	r.checkAttachments(f, bad)
 	f.text("paused text", r.PausedText, MaxText)
 	if (r.Epoch > 0) != (len(r.Lineage) > 0) {
 		bad("epoch %d with %d generations", r.Epoch, len(r.Lineage))

@@ -56,6 +56,7 @@ func TestCommandCodec_RoundTripOfEveryKind(t *testing.T) {
 		}),
 		x.on(func(c *Command) { c.SetPriority = &SetPriority{Node: "A", Priority: -3} }),
 		x.on(func(c *Command) { c.PauseFailover = &PauseFailover{On: true, Text: "moving racks"} }),
+		x.attach(1, "h", "/dev/nbd0", "b", true), x.detach(Detach{Number: 3, Key: key(1)}),
 		{Version: 9, NodeStarted: &NodeStarted{Node: "n", Boot: "b", Process: 4}},
 		{Version: 9, FenceRequested: &FenceRequested{Target: "n", Boot: "b", Executor: "m", ID: 4}},
 		{Version: 9, FenceConfirmed: &FenceConfirmed{Target: "n", Boot: "b", ID: 4, Proof: "status: off"}},

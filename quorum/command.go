@@ -32,6 +32,8 @@ type Command struct {
 	ForcePromote    *ForcePromote    `json:"force_promote,omitempty"`
 	SetPriority     *SetPriority     `json:"set_priority,omitempty"`
 	PauseFailover   *PauseFailover   `json:"pause_failover,omitempty"`
+	Attach          *Attach          `json:"attach,omitempty"`
+	Detach          *Detach          `json:"detach,omitempty"`
 
 	AddNode        *AddNode        `json:"add_node,omitempty"`
 	RemoveNode     *RemoveNode     `json:"remove_node,omitempty"`
@@ -66,6 +68,8 @@ const (
 	KindForcePromote
 	KindSetPriority
 	KindPauseFailover
+	KindAttach
+	KindDetach
 	KindAddNode
 	KindRemoveNode
 	KindNodeStarted
@@ -81,7 +85,7 @@ const (
 var kindNames = [kindEnd]string{"none", "create-resource", "register-replica", "replica-error",
 	"delete-resource", "resource-gone", "promote", "step-down", "drop-replica", "join-replica",
 	"resize", "set-policy", "hold", "no-op", "force-promote", "set-priority", "pause-failover",
-	"add-node", "remove-node", "node-started", "fence-requested", "fence-confirmed", "fence-failed",
+	"attach", "detach", "add-node", "remove-node", "node-started", "fence-requested", "fence-confirmed", "fence-failed",
 	"unfence", "add-token", "use-token"}
 
 // aboutNodes reports whether k is about the nodes of the catalogue and names no resource.
@@ -129,7 +133,9 @@ type ReplicaError struct {
 }
 
 // DeleteResource marks the resource deleted. It is refused while a primary is recorded.
-type DeleteResource struct{}
+type DeleteResource struct {
+	Force bool `json:"force,omitempty"` // attachments end with it; without, they refuse it
+}
 
 // ResourceGone reports that the replicas of a deleted resource on Nodes are removed. With the
 // last one the record itself goes, and the name is free.
@@ -305,6 +311,8 @@ func (c *Command) present() [kindEnd]bool {
 		KindForcePromote:    c.ForcePromote != nil,
 		KindSetPriority:     c.SetPriority != nil,
 		KindPauseFailover:   c.PauseFailover != nil,
+		KindAttach:          c.Attach != nil,
+		KindDetach:          c.Detach != nil,
 		KindAddNode:         c.AddNode != nil,
 		KindRemoveNode:      c.RemoveNode != nil,
 		KindNodeStarted:     c.NodeStarted != nil,

@@ -39,6 +39,13 @@
 // itself, becomes history in the place of what was cut. Reincarnate opens a ledger that lost its majority anew, with one
 // voter; it changes who votes and nothing about who holds what.
 //
+// # Attachments
+//
+// A kernel device on some host is registered with the resource that it shows, so that whoever becomes
+// primary knows whom to serve. The record says who may; that what the former holder sent is not applied
+// after what the new one sends is for the primary (rule 15), which turns the number of the attachment
+// into a session that is above all earlier ones.
+//
 // # Invariants
 //
 //   - An in-sync set that once had a member never becomes empty.
@@ -46,6 +53,7 @@
 //   - The recorded primary is in the set, and its instance is the one that the set names.
 //   - Lineage only grows at its end, but for ForcePromote, which cuts newer ids, records them and puts
 //     the candidate's own in their place; its oldest ids are cut beyond MaxLineage, and counted.
+//   - An exclusive attachment is alone; the number of an attachment is never given again.
 //   - No node that is asked to turn another one off is itself to be turned off.
 //   - A record that is deleted never comes back to life; its name is free once all is gone.
 //

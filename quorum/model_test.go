@@ -79,6 +79,7 @@ func (m *model) compare(c Command, before, next *State) {
 		if len(old.Set()) > 0 && len(now.Set()) == 0 && !now.Deleted {
 			m.Fatalf("%s emptied the set", &c)
 		}
+		m.compareAttachments(c, old, now)
 		if c.ForcePromote != nil {
 			m.compareForced(c, before, old, now)
 			continue
@@ -196,7 +197,7 @@ func (m *model) draw() Command {
 	}
 	c := On(r)
 	yes := func(what string) bool { return rapid.IntRange(0, 3).Draw(m.T, what) == 0 }
-	switch rapid.IntRange(0, 17).Draw(m.T, "kind") {
+	switch rapid.IntRange(0, 20).Draw(m.T, "kind") {
 	case 0, 1, 2:
 		c.RegisterReplica = &RegisterReplica{Node: m.node(), Instance: m.gen}
 	case 3, 4:
@@ -254,10 +255,47 @@ func (m *model) draw() Command {
 		} else {
 			c.SetPriority = &SetPriority{Node: m.node(), Priority: int(m.gen % 5)}
 		}
+	case 17, 18, 19:
+		m.drawAttachment(r, &c)
 	default:
 		c.ResourceGone = &ResourceGone{Nodes: []string{m.node()}}
 	}
 	return c
+}
+
+// drawAttachment draws a command about the attachments of r.
+func (m *model) drawAttachment(r *Resource, c *Command) {
+	if len(r.Attachments) > 0 && rapid.Bool().Draw(m.T, "detach") {
+		a := rapid.SampledFrom(r.Attachments).Draw(m.T, "attachment")
+		c.Detach = &Detach{Number: a.Number, Key: a.Key}
+		return
+	}
+	few := func(what string) string { return rapid.SampledFrom([]string{"1", "2", "3"}).Draw(m.T, what) }
+	c.Attach = &Attach{Incumbent: m.incumbent(r), Key: key(rapid.IntRange(1, 4).Draw(m.T, "key")), Holder: few("holder"),
+		Device: few("device"), Boot: m.boot(), Shared: rapid.IntRange(0, 3).Draw(m.T, "shared") > 0}
+}
+
+// compareAttachments: each number is new, nobody is pushed out but by a Detach or by an Attach of
+// another boot of the same host, and the end of a resource.
+func (m *model) compareAttachments(c Command, old, now *Resource) {
+	if now.LastAttachment < old.LastAttachment {
+		m.Fatalf("%s: last attachment %d after %d", &c, now.LastAttachment, old.LastAttachment)
+	}
+	for _, a := range now.Attachments {
+		if old.Attachment(a.Number) == nil && (c.Attach == nil || a.Number <= old.LastAttachment || a.Key != c.Attach.Key) {
+			m.Fatalf("%s: attachment %+v is new", &c, a)
+		}
+	}
+	for _, a := range old.Attachments {
+		n := c.Attach
+		switch {
+		case now.Attachment(a.Number) != nil || now.Deleted:
+		case c.Detach != nil && c.Detach.Number == a.Number:
+		case n != nil && n.Holder == a.Holder && n.Device == a.Device && n.Boot != a.Boot:
+		default:
+			m.Fatalf("%s ended attachment %+v", &c, a)
+		}
+	}
 }
 
 func (m *model) boot() string { return rapid.SampledFrom([]string{"b1", "b2"}).Draw(m.T, "boot") }

@@ -134,6 +134,10 @@ type Resource struct {
 	PausedText string `json:"paused_text,omitempty"` // why
 	Deleted    bool   `json:"deleted"`               // waits for its replicas to be removed; nothing else applies
 	Policy     Policy `json:"policy"`
+	// Attachments are the registered users, sorted by number: one that is exclusive, or any number
+	// of shared ones. LastAttachment is the highest number that was given.
+	Attachments    []Attachment `json:"attachments,omitempty"`
+	LastAttachment uint64       `json:"last_attachment,omitempty"`
 	// LongestLease is the longest Policy.Lease that was ever in force. A process that starts
 	// behaves as if it had just acknowledged a beacon of that lease (rule 4): Policy.Lease may
 	// have been shortened while a longer one was out.
@@ -242,8 +246,8 @@ func (r *Resource) Registered() bool {
 	return !slices.ContainsFunc(r.Replicas, func(p Replica) bool { return p.Instance == 0 })
 }
 
-// clone returns a copy of r whose replicas may be changed. Lineage is shared: it is only ever
-// replaced as a whole.
+// clone returns a copy of r whose replicas may be changed. Lineage and Attachments are shared: they
+// are only ever replaced as a whole.
 func (r *Resource) clone() *Resource {
 	c := *r
 	c.Replicas = slices.Clone(r.Replicas)
