@@ -25,12 +25,16 @@ type Conn struct {
 	tls    *tls.Conn // nil while the connection is plain; set in negotiation, under mu
 	client string    // as TLS.Verify names it; set with tls
 	since  time.Time
-	rd     reader      // the reader goroutine's
-	batch  []*Request  // the reader goroutine's: gathered, not yet submitted
-	exp    *Export     // set before transmission, then read-only
-	q      *outq.Queue // replaced by secure, under mu
-	budget budget
-	gone   chan struct{} // closed when nothing of the connection is left
+	rd     reader     // the reader goroutine's
+	batch  []*Request // the reader goroutine's: gathered, not yet submitted
+	exp    *Export    // set before transmission, then read-only
+	// What the client said of itself, and of which export; nil if it did not. The reader
+	// goroutine's until isBound is set, then read-only.
+	attached   Attached
+	attachedTo string
+	q          *outq.Queue // replaced by secure, under mu
+	budget     budget
+	gone       chan struct{} // closed when nothing of the connection is left
 
 	killed atomic.Bool // nothing may be submitted or answered any more
 

@@ -31,6 +31,14 @@
 // Who has not been bound to an export may be anybody: Config.MaxNegotiating of them per listener are
 // let try at a time, and when one more comes, the oldest goes.
 //
+// # Clients that say who they are
+//
+// A client that sends what is unfinished again after it reconnected tells with ATTACH, a private
+// option, who it is and which of its sessions this is, before GO. If Exports is Attachments, it is
+// asked to register the client, and GO then opens the session: it is answered when nothing that
+// the client's earlier sessions brought can have an effect any more. CloseConns ends connections by
+// what they said; Export.Gone tells when the last of one is over.
+//
 // # TLS
 //
 // A listener has TLS off, allowed or required (ServeTLS). Nothing that was sent in the clear

@@ -41,6 +41,15 @@ type Export struct {
 	ReadOnly    bool
 	Features    Features
 	Backend     Backend
+	// Gone, which may be nil, is called once when the connection that was bound to this Export has
+	// ended: nothing of it will be submitted any more, and everything submitted is replied.
+	Gone func()
+}
+
+func (e *Export) gone() {
+	if e != nil && e.Gone != nil {
+		e.Gone()
+	}
 }
 
 // ExportInfo is an export as LIST shows it.
@@ -63,10 +72,11 @@ type Exports interface {
 type NotServedKind uint8
 
 const (
-	NotServedUnknown  NotServedKind = iota // no such export: NBD_REP_ERR_UNKNOWN
-	NotServedPolicy                        // not here, or not for this client: NBD_REP_ERR_POLICY
-	NotServedShutdown                      // not any more, or not yet: NBD_REP_ERR_SHUTDOWN
-	NotServedTLS                           // only within TLS: NBD_REP_ERR_TLS_REQD
+	NotServedUnknown    NotServedKind = iota // no such export: NBD_REP_ERR_UNKNOWN
+	NotServedPolicy                          // not here, or not for this client: NBD_REP_ERR_POLICY
+	NotServedShutdown                        // not any more, or not yet: NBD_REP_ERR_SHUTDOWN
+	NotServedTLS                             // only within TLS: NBD_REP_ERR_TLS_REQD
+	NotServedSuperseded                      // a registration that has ended, for good: 0x80004c53
 )
 
 // ErrNotServed is a refusal to serve an export.
@@ -86,6 +96,8 @@ func (k NotServedKind) reply() uint32 {
 		return repErrShutdown
 	case NotServedTLS:
 		return repErrTLSReqd
+	case NotServedSuperseded:
+		return repErrSuperseded
 	}
 	return repErrUnknown
 }

@@ -6,7 +6,6 @@ import (
 	"encoding/binary"
 	"errors"
 	"fmt"
-	"log/slog"
 	"time"
 	"unicode/utf8"
 
@@ -97,6 +96,10 @@ func (c *Conn) option(ctx context.Context, clientFlags uint16) error {
 			}
 		}
 		return c.optInfo(ctx, h.ID, data)
+	case optAttach:
+		return c.optAttachTo(ctx, data)
+	case optDetach:
+		return c.optDetachFrom(ctx, data)
 	}
 	return c.reply(h.ID, repErrUnsup, nil)
 }
@@ -142,11 +145,7 @@ func (c *Conn) optInfo(ctx context.Context, opt uint32, data []byte) error {
 	}
 	exp, refusal := c.lookup(ctx, name, opt == optGo)
 	if refusal != nil {
-		reason := refusal.Reason
-		if len(reason) > maxName {
-			reason = reason[:maxName]
-		}
-		return c.reply(opt, c.refusalReply(refusal.Kind), []byte(reason))
+		return c.refuse(opt, refusal)
 	}
 	b := appendOptionReply(nil, opt, repInfo, appendExportInfo(nil, exp))
 	b = appendOptionReply(b, opt, repInfo, appendBlockSizeInfo(nil, exp.BlockSize))
@@ -169,18 +168,16 @@ func (c *Conn) optInfo(ctx context.Context, opt uint32, data []byte) error {
 // lookup finds the export called name and, with bind, ties the connection to it, so that
 // CloseExport finds it. A nil refusal means that exp can be served.
 func (c *Conn) lookup(ctx context.Context, name string, bind bool) (exp *Export, refusal *ErrNotServed) {
+	if c.attached != nil {
+		return c.lookupAttached(ctx, name, bind)
+	}
 	closes := c.srv.closeCount()
 	exp, err := c.srv.exports.Lookup(c.withClient(ctx), name)
 	if err == nil {
 		exp, err = exp.withDefaults()
 	}
 	if err != nil {
-		if errors.As(err, &refusal) {
-			return nil, refusal
-		}
-		c.srv.cfg.Logger.Warn("export cannot be served",
-			slog.String("export", name), slog.Any("error", err))
-		return nil, &ErrNotServed{Reason: fmt.Sprintf("export %q cannot be served", name)}
+		return nil, c.refusal(name, err)
 	}
 	if bind && !c.srv.bind(c, exp.Name, closes) {
 		return nil, &ErrNotServed{Kind: NotServedShutdown, Reason: "the export was just closed, try again"}

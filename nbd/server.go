@@ -230,6 +230,7 @@ func (s *Server) remove(c *Conn) {
 		s.failed++
 	}
 	s.mu.Unlock()
+	c.exp.gone()
 	close(c.gone)
 	s.cfg.Logger.Debug("client gone", slog.Uint64("conn", c.id), slog.Any("reason", err))
 }

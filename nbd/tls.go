@@ -158,8 +158,8 @@ func (c *Conn) optStartTLS(ctx context.Context, data []byte, fixedNewstyle bool)
 
 // handshake turns the connection into one of TLS. No state of the negotiation before it may
 // survive, or whoever wrote the clear part decides on the rest (CVE-2021-3716). What there is of it
-// is the read buffer, which is empty, and the client flags, which belong to the greeting and stay;
-// an option that comes to keep state on the Conn has to be forgotten here too.
+// is the read buffer, which is empty, the client flags, which belong to the greeting and stay, and what
+// the client said of itself, which is forgotten.
 func (c *Conn) handshake(ctx context.Context) error {
 	t := &c.lst.tls
 	ctx, cancel := context.WithTimeout(ctx, t.HandshakeTimeout)
@@ -196,6 +196,7 @@ func (c *Conn) secure(tc *tls.Conn) error {
 		return c.err
 	}
 	c.tls = tc
+	c.attached, c.attachedTo = nil, ""
 	c.rd.conn = tc
 	c.q = outq.New(tc) // the old one is empty and not running; Close would stop writes on the socket
 	c.q.OnWritten(c.budget.sent)

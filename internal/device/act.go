@@ -45,6 +45,12 @@ func (t *turn) act(a *replication.Action) {
 		}
 	case replication.ActCloseClients:
 		d.closeClients()
+	case replication.ActAdmitClient:
+		d.settle(a.Client, a.Number, nil)
+	case replication.ActRefuseClient:
+		d.settle(a.Client, a.Number, a.Err)
+	case replication.ActCloseClient:
+		d.closeClient(a.Client, a.Number)
 	case replication.ActNotice:
 		if a.Notice.Kind == replication.NoticeRole {
 			d.announce()
@@ -113,6 +119,7 @@ func (t *turn) local(a *replication.Action) {
 // Caller holds mu.
 func (d *Device) closeClients() {
 	d.doors++
+	d.settleAll(replication.ErrNotPrimary, func(*opening) bool { return true })
 	d.window.wakeAll()
 	d.news.closeClients()
 }

@@ -82,6 +82,7 @@ func (r *release) Reply(error) { r.mem.Release() }
 type writer struct {
 	d     *Device
 	conn  idle
+	door  *door
 	reqs  []release
 	calls []*call
 }
@@ -91,7 +92,7 @@ func newWriter(depth int) *writer {
 	d.core = &echoCore{}
 	d.patience = time.Hour
 	d.links = []*link{{d: d, session: idle{}}}
-	return &writer{d: d, reqs: make([]release, depth), calls: make([]*call, 0, depth)}
+	return &writer{d: d, door: &door{}, reqs: make([]release, depth), calls: make([]*call, 0, depth)}
 }
 
 func (w *writer) batch() {
@@ -106,7 +107,7 @@ func (w *writer) batch() {
 		c.cost = w.d.window.cost(4096)
 		w.calls = append(w.calls, c)
 	}
-	w.d.submit(t, 0, w.calls)
+	w.d.submit(t, w.door, w.calls)
 	t.finish()
 }
 

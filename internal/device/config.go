@@ -104,6 +104,10 @@ type Deps struct {
 	// must not wait for a Submit to return. Optional only where there are no clients.
 	OnCloseClients func()
 
+	// OnCloseClient ends the connections of one client's sessions up to a number, in the same way.
+	// What they still bring is dropped in any case. Optional: nil leaves them to their clients.
+	OnCloseClient func(client replication.ClientID, upTo uint64)
+
 	// Clock is CLOCK_BOOTTIME. Optional: nil is BootTime.
 	Clock func() time.Duration
 

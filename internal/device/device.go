@@ -70,6 +70,7 @@ type Device struct {
 	links       []*link             // by Peer
 	rec         *replication.Record // newest told; nil: none yet
 	doors       uint64              // how often clients were closed
+	openings    []*opening          // client sessions that wait for the core's word, in order
 	serving     bool                // Serving of the core at the last unlock
 	life        life
 	shut        bool          // nothing from outside is taken any more
@@ -125,7 +126,7 @@ func (d *Device) Run(ctx context.Context) error {
 		carriers.Go(d.runWorker)
 	}
 	carriers.Go(d.runSaver)
-	carriers.Go(func() { d.news.run(d.deps.OnCloseClients, d.deps.OnNotice) })
+	carriers.Go(func() { d.news.run(d.deps) })
 	asking.Go(func() { d.runAsker(ctx) })
 	sources.Go(func() { d.runTicker(ctx) })
 	for _, l := range d.links {

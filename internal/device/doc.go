@@ -59,6 +59,14 @@
 // clients were closed, each request that still comes through an older door is dropped with its
 // connection, so none is taken over into a later epoch, however late its reader was.
 //
+// # Clients that say who they are
+//
+// A client that sends requests again after it reconnected opens a numbered session first
+// (OpenClient). The core admits it when nothing that lower sessions began is under way; each request
+// then carries client and number, and the core drops what comes in any other session, however late a
+// reader brings it. That the older connections are closed, too, is the herald's work, and only
+// tidiness.
+//
 // # What it does not do
 //
 // It decides nothing. It does not know who is primary but by asking the core, it repeats no

@@ -435,9 +435,9 @@ func (r *rig) ask(op replication.Op, off, n int64) (*call, *fakeRequest) {
 func (r *rig) submit(calls ...*call) {
 	t := r.d.begin(true)
 	r.d.mu.Lock()
-	door := r.d.doors
+	from := &door{n: r.d.doors}
 	r.d.mu.Unlock()
-	r.d.submit(t, door, calls)
+	r.d.submit(t, from, calls)
 	t.finish()
 }
 

@@ -18,7 +18,9 @@ type herald struct {
 	notices []replication.Notice
 	lost    uint64 // notices forgotten
 	closing bool   // clients are to be closed
-	stopped bool
+	// sessions are to be closed up to these numbers; at most one entry for each client of the core
+	sessions map[replication.ClientID]uint64
+	stopped  bool
 }
 
 func (h *herald) init() { h.more.L = &h.mu }
@@ -42,6 +44,17 @@ func (h *herald) closeClients() {
 	h.more.Signal()
 }
 
+// closeClient asks for the sessions of one client to be closed, up to a number.
+func (h *herald) closeClient(client replication.ClientID, upTo uint64) {
+	h.mu.Lock()
+	if h.sessions == nil {
+		h.sessions = map[replication.ClientID]uint64{}
+	}
+	h.sessions[client] = max(h.sessions[client], upTo)
+	h.mu.Unlock()
+	h.more.Signal()
+}
+
 func (h *herald) stop() {
 	h.mu.Lock()
 	h.stopped = true
@@ -58,24 +71,29 @@ func (h *herald) forgotten() uint64 {
 
 // run tells until stop, and then what is left. Clients are closed before notices are told, since
 // they must not wait for a listener.
-func (h *herald) run(closeClients func(), notice func(replication.Notice)) {
+func (h *herald) run(to Deps) {
 	for {
 		h.mu.Lock()
-		for !h.closing && len(h.notices) == 0 && !h.stopped {
+		for !h.closing && len(h.sessions) == 0 && len(h.notices) == 0 && !h.stopped {
 			h.more.Wait()
 		}
-		closing, list, stopped := h.closing, h.notices, h.stopped
-		h.closing, h.notices = false, nil
+		closing, sessions, list, stopped := h.closing, h.sessions, h.notices, h.stopped
+		h.closing, h.sessions, h.notices = false, nil, nil
 		h.mu.Unlock()
-		if closing && closeClients != nil {
-			closeClients()
+		if closing && to.OnCloseClients != nil {
+			to.OnCloseClients()
 		}
-		for _, n := range list {
-			if notice != nil {
-				notice(n)
+		for client, upTo := range sessions {
+			if to.OnCloseClient != nil {
+				to.OnCloseClient(client, upTo)
 			}
 		}
-		if stopped && !closing && len(list) == 0 {
+		for _, n := range list {
+			if to.OnNotice != nil {
+				to.OnNotice(n)
+			}
+		}
+		if stopped && !closing && len(sessions) == 0 && len(list) == 0 {
 			return
 		}
 	}

@@ -219,12 +219,12 @@ func TestHerald_SlowListenerMissesTheOldestAndItIsCounted(t *testing.T) {
 	h.stop()
 	var first int64 = -1
 	n := 0
-	h.run(nil, func(x replication.Notice) {
+	h.run(Deps{OnNotice: func(x replication.Notice) {
 		if first < 0 {
 			first = x.Bytes
 		}
 		n++
-	})
+	}})
 	if first != 3 || n != maxNotices || h.forgotten() != 3 {
 		t.Errorf("first %d, %d told, %d forgotten", first, n, h.forgotten())
 	}

@@ -12,10 +12,13 @@ import (
 )
 
 // door is the nbd.Backend of the connections that were accepted while this replica served, until
-// it has clients closed (rule 15: a connection is bound to the epoch that accepted it).
+// it has clients closed (rule 15: a connection is bound to the epoch that accepted it). The requests
+// of a client that says who it is carry that: the core knows which session may still bring some.
 type door struct {
-	d *Device
-	n uint64 // Device.doors when it was opened
+	d      *Device
+	n      uint64 // Device.doors when it was opened
+	client replication.ClientID
+	number uint64 // of the session
 }
 
 // Backend returns what serves the connections that are accepted now; false when this replica
@@ -38,7 +41,7 @@ func (o *door) Submit(batch []*nbd.Request) {
 			t.calls = append(t.calls, c)
 		}
 	}
-	o.d.submit(t, o.n, t.calls)
+	o.d.submit(t, o, t.calls)
 	clear(t.calls)
 	t.finish()
 }
@@ -104,7 +107,7 @@ func (d *Device) refuse(c *call, err error) {
 // submit takes calls of one connection into the window and to the core, as many at a time as
 // there is room for. Those before the one that has to wait are on their way while it waits:
 // otherwise they would hold the room that it waits for.
-func (d *Device) submit(t *turn, door uint64, calls []*call) {
+func (d *Device) submit(t *turn, from *door, calls []*call) {
 	for len(calls) > 0 {
 		n := 1
 		if !d.window.tryAcquire(calls[0].cost) {
@@ -122,21 +125,21 @@ func (d *Device) submit(t *turn, door uint64, calls []*call) {
 		for _, c := range calls[:n] {
 			d.prepare(c)
 		}
-		t.admit(door, calls[:n])
+		t.admit(from, calls[:n])
 		calls = calls[n:]
 	}
 }
 
 // admit gives the core calls that are in the window.
-func (t *turn) admit(door uint64, calls []*call) {
+func (t *turn) admit(from *door, calls []*call) {
 	d := t.d
 	t.lock()
 	for _, c := range calls {
-		if d.shut || door != d.doors && !planted.On(planted.ConnectionOutlivesEpoch) {
+		if d.shut || from.n != d.doors && !planted.On(planted.ConnectionOutlivesEpoch) {
 			d.endUnasked(t, c)
 			continue
 		}
-		t.request(c)
+		t.request(from, c)
 	}
 	t.unlock()
 }
@@ -148,7 +151,7 @@ func (d *Device) endUnasked(t *turn, c *call) {
 }
 
 // request gives the core one call, piece by piece. Caller holds mu.
-func (t *turn) request(c *call) {
+func (t *turn) request(from *door, c *call) {
 	d := t.d
 	limit := pieceLimit(c.op)
 	rest, op, flags, mem := c.ext, c.op, c.flags, c.buf
@@ -166,6 +169,9 @@ func (t *turn) request(c *call) {
 		rest.Off, rest.Len = rest.Off+e.Len, rest.Len-e.Len
 		ev := t.event(replication.EvRequest)
 		ev.ID, ev.Op, ev.Flags, ev.Ext = id, op, flags, e
+		if !planted.On(planted.SessionUnnamed) {
+			ev.Client, ev.Number = from.client, from.number
+		}
 		t.step()
 	}
 	if rest.Len != 0 {

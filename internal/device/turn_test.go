@@ -284,7 +284,7 @@ func TestDoor_RequestOfAnEarlierTimeAsPrimaryIsDropped(t *testing.T) {
 	// The role came back; the reader of the old connection was late.
 	c, q := r.ask(replication.OpWrite, 0, 512)
 	tn := r.d.begin(true)
-	r.d.submit(tn, old, []*call{c})
+	r.d.submit(tn, &door{n: old}, []*call{c})
 	tn.finish()
 	if len(q.answers) != 1 || !errors.Is(q.answers[0], nbd.ErrDrop) {
 		t.Errorf("answers %v, want one ErrDrop", q.answers)

@@ -94,6 +94,7 @@ const (
 	ResendNotHeld                    // a client's new session does not wait for what the old one started
 	ErrorAtDemotion                  // requests unfinished at the loss of the role are answered with an error
 	AnswersAfterRole                 // a newer record lets members go before it ends the role, which completes what waited for them
+	SessionUnnamed                   // requests of a numbered session reach the core without its name
 	ConnectionOutlivesEpoch          // a connection goes on in an epoch that did not accept it
 	TrimDiffers                      // TRIM reads back differently on two replicas
 	ResizeUnzeroed                   // new space becomes visible before it is zeroed
@@ -223,6 +224,7 @@ var infos = [end]Info{
 	ResendNotHeld:                {"ResendNotHeld", 15, "a client's new session does not wait for what the old one started"},
 	ErrorAtDemotion:              {"ErrorAtDemotion", 15, "requests unfinished at the loss of the role are answered with an error"},
 	AnswersAfterRole:             {"AnswersAfterRole", 15, "a newer record lets members go before it ends the role, which completes what waited for them"},
+	SessionUnnamed:               {"SessionUnnamed", 15, "requests of a numbered session reach the core without its name"},
 	ConnectionOutlivesEpoch:      {"ConnectionOutlivesEpoch", 15, "a connection goes on in an epoch that did not accept it"},
 	TrimDiffers:                  {"TrimDiffers", 16, "TRIM reads back differently on two replicas"},
 	ResizeUnzeroed:               {"ResizeUnzeroed", 16, "new space becomes visible before it is zeroed"},
