@@ -77,7 +77,7 @@ func change(s *State, r *Resource, c *Command) error {
 	case KindReplicaError:
 		return replicaError(r, c.ReplicaError)
 	case KindDeleteResource:
-		return deleteResource(r, c.DeleteResource)
+		return deleteResource(r)
 	case KindResourceGone:
 		return resourceGone(r, c.ResourceGone)
 	case KindPromote:

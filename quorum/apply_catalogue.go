@@ -87,15 +87,15 @@ func replicaError(r *Resource, e *ReplicaError) error {
 	return nil
 }
 
-func deleteResource(r *Resource, d *DeleteResource) error {
+func deleteResource(r *Resource) error {
 	switch {
 	case !r.Primary.None():
 		return refusef(ErrPrimary, "%s is primary of %q; demote it first", r.Primary, r.Name)
-	case len(r.Attachments) > 0 && !d.Force:
+	case len(r.Attachments) > 0:
 		a := r.Attachments[0]
 		return refusef(ErrInUse, "%q is attached to %s on %s; detach it first", r.Name, a.Device, a.Holder)
 	}
-	r.Deleted, r.Attachments = true, nil
+	r.Deleted = true
 	return nil
 }
 

@@ -163,16 +163,13 @@ func TestAttachments_SurviveEveryChangeOfThePrimary(t *testing.T) {
 	}
 }
 
-func TestDelete_OfAnAttachedResourceNeedsForce(t *testing.T) {
+func TestDelete_OfAnAttachedResourceIsRefused(t *testing.T) {
 	x := started(t, "A", "B")
 	x.must(x.attach(1, "h1", "/dev/nbd0", "b1", false))
 	x.must(x.stepDown(StepDown{}))
 	x.refused(x.on(func(c *Command) { c.DeleteResource = &DeleteResource{} }), ErrInUse)
-	r := x.must(x.on(func(c *Command) { c.DeleteResource = &DeleteResource{Force: true} }))
-	if len(r.Attachments) != 0 {
-		t.Fatalf("attachments of a deleted resource: %+v", r.Attachments)
-	}
-	x.refused(x.detach(Detach{Number: 1, Force: true}), ErrDeleted)
+	x.must(x.detach(Detach{Number: 1, Force: true}))
+	x.must(x.on(func(c *Command) { c.DeleteResource = &DeleteResource{} }))
 }
 
 func TestStateCheck_NamesWhatIsWrongWithAttachments(t *testing.T) {
@@ -222,7 +219,6 @@ func TestCodec_Attachments_GoldenBytesAndOlderState(t *testing.T) {
 		`{"v":1,"resource":"r0","resource_id":55,"epoch":1,"version":4,"attach":{"incumbent":{"node":"A","instance":65,"boot":"boot-A","process":1},` +
 			`"key":"00000000000000000000000000000001","holder":"h1","device":"/dev/nbd0","boot":"b1","shared":true}}`: x.attach(1, "h1", "/dev/nbd0", "b1", true),
 		`{"v":1,"resource":"r0","resource_id":55,"epoch":1,"version":4,"detach":{"number":3,"force":true}}`: x.detach(Detach{Number: 3, Force: true}),
-		`{"v":1,"resource":"r0","resource_id":55,"epoch":1,"version":4,"delete_resource":{}}`:               x.on(func(c *Command) { c.DeleteResource = &DeleteResource{} }),
 	} {
 		if b, err := EncodeCommand(c); err != nil || string(b) != want {
 			t.Errorf("%v\n got %s\nwant %s", err, b, want)

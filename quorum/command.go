@@ -132,10 +132,9 @@ type ReplicaError struct {
 	Text string `json:"text"` // at most MaxText bytes
 }
 
-// DeleteResource marks the resource deleted. It is refused while a primary is recorded.
-type DeleteResource struct {
-	Force bool `json:"force,omitempty"` // attachments end with it; without, they refuse it
-}
+// DeleteResource marks the resource deleted. It is refused while a primary is recorded, and while it
+// is attached.
+type DeleteResource struct{}
 
 // ResourceGone reports that the replicas of a deleted resource on Nodes are removed. With the
 // last one the record itself goes, and the name is free.

@@ -289,7 +289,7 @@ func (m *model) compareAttachments(c Command, old, now *Resource) {
 	for _, a := range old.Attachments {
 		n := c.Attach
 		switch {
-		case now.Attachment(a.Number) != nil || now.Deleted:
+		case now.Attachment(a.Number) != nil:
 		case c.Detach != nil && c.Detach.Number == a.Number:
 		case n != nil && n.Holder == a.Holder && n.Device == a.Device && n.Boot != a.Boot:
 		default:

@@ -71,6 +71,9 @@ func (f *fake) Status(_ context.Context, name string) (control.Status, error) {
 func (f *fake) CreateResource(_ context.Context, q control.CreateRequest) error {
 	return f.note("create %+v", q)
 }
+func (f *fake) DropAttachment(_ context.Context, r string, n uint64) error {
+	return f.note("drop %s %d", r, n)
+}
 func (f *fake) DeleteResource(_ context.Context, r string) error { return f.note("delete %s", r) }
 func (f *fake) ResizeResource(_ context.Context, r string, n int64) error {
 	return f.note("resize %s %d", r, n)

@@ -49,6 +49,7 @@ type Backend interface {
 	Examiner
 	Fencer
 	Former
+	Attacher
 }
 
 // CreateRequest describes a new resource.

@@ -47,6 +47,9 @@ func (f *fake) Status(_ context.Context, r string) (Status, error) {
 func (f *fake) CreateResource(_ context.Context, q CreateRequest) error {
 	return f.note("create %+v", q)
 }
+func (f *fake) DropAttachment(_ context.Context, r string, n uint64) error {
+	return f.note("drop %s %d", r, n)
+}
 func (f *fake) DeleteResource(_ context.Context, r string) error { return f.note("delete %s", r) }
 func (f *fake) ResizeResource(_ context.Context, r string, n int64) error {
 	return f.note("resize %s %d", r, n)
@@ -124,6 +127,7 @@ func TestClient_EveryCallReachesTheBackendUnchanged(t *testing.T) {
 		`status ""`:                       func() error { _, err := c.Status(ctx, ""); return err },
 		`status "r0"`:                     func() error { _, err := c.Status(ctx, "r0"); return err },
 		fmt.Sprintf("create %+v", create): func() error { return c.CreateResource(ctx, create) },
+		"drop r0 3":                       func() error { return c.DropAttachment(ctx, "r0", 3) },
 		"delete r0":                       func() error { return c.DeleteResource(ctx, "r0") },
 		"resize r0 8192":                  func() error { return c.ResizeResource(ctx, "r0", 8192) },
 		"promote r0 {TakeOver:true}":      func() error { return c.Promote(ctx, "r0", PromoteOptions{TakeOver: true}) },

@@ -43,6 +43,7 @@ func (s *Server) routes() {
 	s.examinerRoutes()
 	s.formerRoutes()
 	s.fenceRoutes()
+	s.attacherRoutes()
 }
 
 func (s *Server) status(w http.ResponseWriter, r *http.Request) {
@@ -88,6 +89,9 @@ func (st *Status) normalize() {
 		}
 		if r.Replicas == nil {
 			r.Replicas = []Replica{}
+		}
+		if r.Attachments == nil {
+			r.Attachments = []Attachment{}
 		}
 		if r.Advice == nil {
 			r.Advice = []string{}

@@ -80,8 +80,11 @@ type Resource struct {
 	Replicas  []Replica `json:"replicas"`
 	NBD       NBD       `json:"nbd"`
 	Policy    Policy    `json:"policy"`
-	Verify    *Verify   `json:"verify"` // the last or running verify; null: none since the start
-	Advice    []string  `json:"advice"` // what is wrong, whether data is safe, what to type next
+	// Attachments are the kernel devices that show this resource, and so may use it.
+	Attachments []Attachment `json:"attachments"`
+
+	Verify *Verify  `json:"verify"` // the last or running verify; null: none since the start
+	Advice []string `json:"advice"` // what is wrong, whether data is safe, what to type next
 }
 
 // Policy is what operators chose for a resource, and whether the cluster may promote by itself.

@@ -52,10 +52,14 @@ func (d *Device) OpenClient(ctx context.Context, client replication.ClientID, nu
 	return door, nil
 }
 
-// CloseClient tells that the connection of a session has ended and will bring nothing more.
+// CloseClient ends a session whose connection is closed, or is being closed: what it brought and was
+// not started is dropped, and so is what it still brings.
 func (d *Device) CloseClient(client replication.ClientID, number uint64) {
 	// A device that is closed has no sessions left to end.
-	_ = d.post(replication.EvClientGone, func(ev *replication.Event) { ev.Client, ev.Number = client, number })
+	_ = d.post(replication.EvClientGone, func(ev *replication.Event) {
+		ev.Client, ev.Number = client, number
+		d.settleAll(replication.ErrOldSession, func(o *opening) bool { return o.client == client && o.number == number })
+	})
 }
 
 // forget takes an opening back that nobody waits for any more.

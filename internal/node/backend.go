@@ -43,6 +43,8 @@ type facts struct {
 	alive   func(node string) bool    // a hint
 	clients func(resource string) int // NBD connections now
 	nbdTCP  func() string             // host:port, "" for none
+	// attached tells which attachments of a resource have a connection here.
+	attached func(resource string) map[uint64]bool
 }
 
 // verbTimeout bounds a verb that came without a deadline.

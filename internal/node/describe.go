@@ -138,6 +138,7 @@ func (b *backend) describe(rec *quorum.Resource, w *worker, rep replica, st *rep
 		Policy: policyOf(rec), IO: control.IO{State: control.IONone}, DiskState: control.DiskDiskless,
 		NBD: control.NBD{Unix: b.cfg.NBDUnix, TCP: b.facts.nbdTCP(), TLS: nbdTLSOf(b.cfg), Clients: b.facts.clients(rec.Name)},
 	}
+	res.Attachments = attachmentsOf(rec, b.facts.attached(rec.Name))
 	switch {
 	case st != nil:
 		res.Role, res.IO, res.DiskState = roleOf(st), control.IO{State: st.IO, Reason: st.Reason}, st.State.String()
@@ -254,5 +255,11 @@ func adopt(res *control.Resource, v *view, self string) {
 	}
 	if res.Verify == nil {
 		res.Verify = v.Resource.Verify
+	}
+	for i := range res.Attachments {
+		mine := &res.Attachments[i]
+		mine.Connected = slices.ContainsFunc(v.Resource.Attachments, func(a control.Attachment) bool {
+			return a.Number == mine.Number && a.Connected
+		})
 	}
 }

@@ -20,40 +20,77 @@ const (
 	largestRequest = nbd.MaxPayload
 )
 
-// exports offers a resource to NBD clients while this process is primary of it and serves.
+// exports offers a resource to NBD clients while this process is primary of it and serves: to those
+// who are attached to it, and, unless one of these is so alone, to everybody.
 type exports struct {
-	m     *manager
-	asker asker                    // for where the primary listens
-	addr  func(node string) string // where the others reach it, "" if it is in no file
+	m       *manager
+	asker   asker                    // for where the primary listens
+	addr    func(node string) string // where the others reach it, "" if it is in no file
+	srv     doorkeeper
+	watched watched
 }
+
+var _ nbd.Attachments = (*exports)(nil)
 
 // Lookup returns the device of a resource that is served here. Elsewhere it refuses with a
 // sentence that names the primary: it reaches the client's user.
 func (e *exports) Lookup(ctx context.Context, name string) (*nbd.Export, error) {
+	_, rep, rec, err := e.served(ctx, name)
+	if err != nil {
+		return nil, err
+	}
+	if a := rec.Exclusive(); a != nil {
+		return nil, &nbd.ErrNotServed{Kind: nbd.NotServedPolicy,
+			Reason: fmt.Sprintf("%s is attached to %s on %s, for that host alone; next: lockstep attachments %s", name, a.Device, a.Holder, name)}
+	}
+	b, ok := rep.Backend()
+	if !ok {
+		return nil, e.notServing(rep, name)
+	}
+	return e.export(name, rep, b), nil
+}
+
+// leading is served for an attached client, who comes again when the primary has moved.
+func (e *exports) leading(ctx context.Context, name string) (*worker, replica, *quorum.Resource, error) {
+	w, rep, rec, err := e.served(ctx, name)
+	return w, rep, rec, elsewhereLater(err)
+}
+
+// served returns the replica here that is primary of a resource and takes clients, and the newest
+// record that is known.
+func (e *exports) served(ctx context.Context, name string) (*worker, replica, *quorum.Resource, error) {
 	st, _ := e.m.watch()
 	if st == nil {
-		return nil, &nbd.ErrNotServed{Kind: nbd.NotServedShutdown, Reason: "this node has not heard from the ledger yet"}
+		return nil, nil, nil, shutdownf("this node has not heard from the ledger yet")
 	}
 	rec := st.Find(name)
 	if rec == nil || rec.Deleted {
-		return nil, &nbd.ErrNotServed{Kind: nbd.NotServedUnknown, Reason: fmt.Sprintf("there is no resource %q", name)}
+		return nil, nil, nil, &nbd.ErrNotServed{Kind: nbd.NotServedUnknown, Reason: fmt.Sprintf("there is no resource %q", name)}
 	}
-	self := e.m.self.Node
-	if w := e.m.find(name); w != nil {
+	if w := e.m.find(name); w != nil && w.id == rec.ID {
 		if rep, _ := w.open(); rep != nil {
-			if b, ok := rep.Backend(); ok {
-				return &nbd.Export{
-					Name: name, Description: "lockstep resource " + name + " on " + self, Size: rep.Status().SizeBytes,
-					BlockSize: nbd.BlockSize{Min: 1, Preferred: preferredBlock, Max: largestRequest},
-					Features:  nbd.FeaturesUsual, Backend: b,
-				}, nil
+			if _, ok := rep.Backend(); ok {
+				return w, rep, w.prop.note(rec), nil
 			}
-			if st := rep.Status(); st.Role == rolePrimary {
-				return nil, &nbd.ErrNotServed{Kind: nbd.NotServedShutdown, Reason: fmt.Sprintf("%s is primary of %s and does not serve now: %s", self, name, reason(st))}
+			if rep.Status().Role == rolePrimary {
+				return nil, nil, nil, e.notServing(rep, name)
 			}
 		}
 	}
-	return nil, &nbd.ErrNotServed{Kind: nbd.NotServedPolicy, Reason: e.elsewhere(ctx, rec)}
+	return nil, nil, nil, &nbd.ErrNotServed{Kind: nbd.NotServedPolicy, Reason: e.elsewhere(ctx, rec)}
+}
+
+func (e *exports) notServing(rep replica, name string) error {
+	return shutdownf("%s is primary of %s and does not serve now: %s", e.m.self.Node, name, reason(rep.Status()))
+}
+
+// export is the device of an open replica as a connection sees it that b serves.
+func (e *exports) export(name string, rep replica, b nbd.Backend) *nbd.Export {
+	return &nbd.Export{
+		Name: name, Description: "lockstep resource " + name + " on " + e.m.self.Node, Size: rep.Status().SizeBytes,
+		BlockSize: nbd.BlockSize{Min: 1, Preferred: preferredBlock, Max: largestRequest},
+		Features:  nbd.FeaturesUsual, Backend: b,
+	}
 }
 
 // elsewhere says where a resource is served.

@@ -135,7 +135,7 @@ func (o *fakeOpener) Create(s spec) error {
 	return nil
 }
 
-func (o *fakeOpener) Open(s spec, p *proposer, notice func(replication.Notice), closeClients func()) (replica, error) {
+func (o *fakeOpener) Open(s spec, p *proposer, to listener) (replica, error) {
 	o.mu.Lock()
 	defer o.mu.Unlock()
 	id, there := o.files[s.metaPath]
@@ -147,7 +147,7 @@ func (o *fakeOpener) Open(s spec, p *proposer, notice func(replication.Notice), 
 	case id.ResourceID != s.id:
 		return nil, errors.New("metadata of another resource")
 	}
-	r := &fakeReplica{id: id, p: p, notice: notice, closeClients: closeClients, changed: make(chan struct{}), state: replication.UpToDate, off: map[string]bool{}}
+	r := &fakeReplica{id: id, p: p, notice: to.notice, closeClients: to.closeClients, changed: make(chan struct{}), state: replication.UpToDate, off: map[string]bool{}}
 	if o.unhealthy != 0 {
 		r.state = o.unhealthy
 	}
@@ -226,6 +226,12 @@ func (r *fakeReplica) GrowBacking(n int64) error {
 }
 
 func (r *fakeReplica) Backend() (nbd.Backend, bool) { return nil, false }
+
+func (r *fakeReplica) OpenClient(context.Context, replication.ClientID, uint64) (nbd.Backend, error) {
+	return nil, replication.ErrNotPrimary
+}
+
+func (r *fakeReplica) CloseClient(replication.ClientID, uint64) {}
 
 func (r *fakeReplica) SetRecord(rec *replication.Record) error {
 	r.mu.Lock()
@@ -418,6 +424,7 @@ func (c *fakeCluster) start(name string, process uint64, o *fakeOpener) *fakeNod
 			ledger:  func() ledger.Status { return ledger.Status{Leader: "n1", HasQuorum: true} },
 			alive:   func(node string) bool { return c.nodes[node] != nil },
 			clients: func(string) int { return 0 }, nbdTCP: func() string { return "" },
+			attached: func(string) map[uint64]bool { return nil },
 		},
 		fate: &fakeFate{},
 	}}

@@ -8,6 +8,7 @@ import (
 	"time"
 
 	"github.com/lockstep-ha/lockstep/quorum"
+	"github.com/lockstep-ha/lockstep/replication"
 )
 
 // manager compares each applied ledger state with what runs on this node.
@@ -20,6 +21,10 @@ type manager struct {
 	fresh   func() uint64 // random, never 0
 	// closeClients ends every client connection of a resource without answering.
 	closeClients func(resource string)
+	// closeClient ends those of one client's sessions up to a number, in the same way.
+	closeClient func(resource string, client replication.ClientID, upTo uint64)
+	// onAttachments is told a record whose attachments have changed.
+	onAttachments func(rec *quorum.Resource)
 	// onNotice is called at each transition of a replica, and when one opens or closes. It must not block.
 	onNotice func()
 	// onCount is told how many replicas this node has, whenever that changes.
@@ -40,7 +45,8 @@ type manager struct {
 func newManager(self quorum.Incumbent, l ledgerAPI, o opener, j *journal, log *slog.Logger, fresh func() uint64) *manager {
 	return &manager{
 		self: self, ledger: l, opener: o, journal: j, log: log, fresh: fresh,
-		closeClients: func(string) {}, onNotice: func() {}, onCount: func(int) {},
+		closeClients: func(string) {}, closeClient: func(string, replication.ClientID, uint64) {},
+		onAttachments: func(*quorum.Resource) {}, onNotice: func() {}, onCount: func(int) {},
 		retryMin: time.Second, retryMax: 30 * time.Second,
 		wake: make(chan struct{}, 1), changed: make(chan struct{}), workers: map[uint64]*worker{},
 	}

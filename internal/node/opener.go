@@ -86,7 +86,7 @@ func readIdentity(metaPath string) (identity, error) {
 }
 
 // Open opens the replica at s, which must be this node's and of that resource id.
-func (o *deviceOpener) Open(s spec, p *proposer, notice func(replication.Notice), closeClients func()) (replica, error) {
+func (o *deviceOpener) Open(s spec, p *proposer, to listener) (replica, error) {
 	id, err := readIdentity(s.metaPath)
 	if err != nil {
 		return nil, err
@@ -109,7 +109,7 @@ func (o *deviceOpener) Open(s spec, p *proposer, notice func(replication.Notice)
 		Dial: func(ctx context.Context, to device.Peer) (net.Conn, error) {
 			return o.dial(ctx, to.Node, serviceReplication)
 		},
-		OnNotice: notice, OnCloseClients: closeClients, NewID: o.fresh, Clock: o.clock, Log: o.log,
+		OnNotice: to.notice, OnCloseClients: to.closeClients, OnCloseClient: to.closeClient, NewID: o.fresh, Clock: o.clock, Log: o.log,
 	})
 	if err != nil {
 		return nil, err

@@ -25,6 +25,9 @@ type replica interface {
 
 	// Backend serves the connections that are accepted now; false when this replica does not serve.
 	Backend() (nbd.Backend, bool)
+	// OpenClient opens a session of a client that says who it is, and CloseClient ends it. See device.
+	OpenClient(ctx context.Context, client replication.ClientID, number uint64) (nbd.Backend, error)
+	CloseClient(client replication.ClientID, number uint64)
 
 	SetRecord(rec *replication.Record) error
 	// Stop ends serving for good in this epoch and returns when the role is given up.
@@ -92,13 +95,20 @@ func specOf(rec *quorum.Resource, node string) spec {
 	return s
 }
 
+// listener is told what becomes of a replica.
+type listener struct {
+	notice       func(replication.Notice)
+	closeClients func()                                                // end every client connection
+	closeClient  func(client replication.ClientID, upToSession uint64) // end those of one client's sessions
+}
+
 // opener makes and opens replicas.
 type opener interface {
 	// Create makes backing and metadata. errMetaExists: there is metadata already, whosever.
 	Create(s spec) error
-	// Open opens the replica at s. p is called from the replica's Run on, notice and closeClients
-	// from one goroutine of it.
-	Open(s spec, p *proposer, notice func(replication.Notice), closeClients func()) (replica, error)
+	// Open opens the replica at s. p is called from the replica's Run on, and what to has from one
+	// goroutine of it.
+	Open(s spec, p *proposer, to listener) (replica, error)
 	// Remove deletes the files that Create has just made and that nobody has ever used.
 	Remove(s spec) error
 }

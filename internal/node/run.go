@@ -205,7 +205,9 @@ func (d *daemon) wire(self quorum.Incumbent, j *journal) (err error) {
 	d.m = newManager(self, d.ledger, opener, j, d.log, randomID)
 	ask := dialAsker{dial: dial}
 	d.checks = newChecks(d.m, ask, d.roster.addr, func() control.NBD { return control.NBD{TCP: d.nbdTCP(), TLS: nbdTLSOf(d.cfg)} })
-	d.nbd = nbd.NewServer(nbd.Config{Logger: d.log}, &exports{m: d.m, asker: ask, addr: d.roster.addr})
+	ex := &exports{m: d.m, asker: ask, addr: d.roster.addr}
+	d.nbd = nbd.NewServer(nbd.Config{Logger: d.log}, ex)
+	ex.srv, d.m.closeClient, d.m.onAttachments = d.nbd, ex.closeSessions, ex.enforce
 	d.m.closeClients = func(resource string) {
 		d.nbd.CloseExport(resource, d.cfg.Name+" does not serve "+resource+" any more")
 	}
@@ -231,7 +233,7 @@ func (d *daemon) wire(self quorum.Incumbent, j *journal) (err error) {
 			return control.NewClientHTTP(hc, "node "+node)
 		},
 		facts: facts{
-			ledger: d.ledger.Status, alive: d.alive, clients: d.clients, nbdTCP: d.nbdTCP,
+			ledger: d.ledger.Status, alive: d.alive, clients: d.clients, nbdTCP: d.nbdTCP, attached: ex.connected,
 		},
 		registered: d.reg.await, fate: d.ledger, arms: arms,
 		exam: examiner{dial: dial, canFence: func(node string) bool { return d.fail.fencer != nil && d.fail.fencer.Can(node) }},
@@ -245,6 +247,7 @@ func (d *daemon) wire(self quorum.Incumbent, j *journal) (err error) {
 	}
 	d.ctl = control.NewServer(control.Options{Node: d.cfg.Name, Backend: b, Forward: httpTo, Logger: d.log})
 	d.ledger.Subscribe(d.m.apply)
+	d.ledger.Subscribe(ex.applied) // after the manager: who looks a record up now finds the new one
 	d.ledger.Subscribe(d.reg.apply)
 	d.ledger.Subscribe(d.fail.apply)
 	d.tr.Handle(serviceReplication, func(ctx context.Context, conn net.Conn, from string) {

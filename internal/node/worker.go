@@ -239,7 +239,10 @@ func (w *worker) start(ctx context.Context, rec *quorum.Resource) *running {
 			return nil
 		}
 	}
-	rep, err := w.m.opener.Open(s, w.prop, w.onNotice, func() { w.m.closeClients(w.name) })
+	rep, err := w.m.opener.Open(s, w.prop, listener{
+		notice: w.onNotice, closeClients: func() { w.m.closeClients(w.name) },
+		closeClient: func(c replication.ClientID, upTo uint64) { w.m.closeClient(w.name, c, upTo) },
+	})
 	if err != nil {
 		w.fail(ctx, rec, err)
 		return nil
