@@ -59,6 +59,7 @@ Environment:
 		a.doctorCmd(), a.linkCheckCmd(), a.drillCmd(),
 		a.fenceCmd(), a.unfenceCmd(),
 		a.resolveCmd(), a.confirmDownCmd(), a.ledgerCmd(),
+		a.attachmentsCmd(), a.attachmentCmd(),
 		a.connectCmd(), a.disconnectCmd(), a.invalidateCmd(), a.resyncCmd(), a.verifyCmd(),
 		a.clusterCmd(),
 		a.labCmd(),

@@ -178,6 +178,8 @@ func TestCommands_ReachTheNodeAsTyped(t *testing.T) {
 			"created r0, 1GiB on 2 nodes; next: lockstep promote r0\n",
 		},
 		{"resource delete r0", "delete r0", "deleted r0; its data and metadata files are still there\n"},
+		{"resource delete r0 --force", "delete r0", "deleted r0; its data and metadata files are still there\n"},
+		{"attachment drop r0 3", "drop r0 3", "dropped attachment 3 of r0; another host may attach it now\n"},
 		{"resource resize r0 --size 8192", "resize r0 8192", "resized r0 to 8KiB\n"},
 		{"promote r0", "promote r0 false", "promoted r0: this node is primary\n"},
 		{"promote r0 --on n1 --confirm-peer-down", "promote r0 true", "promoted r0: n1 is primary\n"},

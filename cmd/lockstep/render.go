@@ -124,6 +124,9 @@ func renderResource(b *bytes.Buffer, st *control.Status, r *control.Resource, p 
 		}
 		b.WriteByte('\n')
 	}
+	for _, x := range r.Attachments {
+		fmt.Fprintf(b, "  attached:%s:%s %s connected:%s\n", x.Holder, x.Device, modeText(x), connectedText(x))
+	}
 	for _, advice := range r.Advice {
 		b.WriteString("  " + p.paint(colourWarn, "!") + " " + strings.ReplaceAll(advice, "\n", "\n    ") + "\n")
 	}

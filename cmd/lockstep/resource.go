@@ -152,18 +152,27 @@ func (a *app) resizeCmd() *cobra.Command {
 }
 
 func (a *app) deleteCmd() *cobra.Command {
-	return a.remote(a.withJSON(&cobra.Command{
-		Use:               "delete NAME",
-		Aliases:           []string{"rm"},
-		Short:             "Forget a resource; its files stay",
-		Long:              "Delete makes the cluster forget a resource that is primary nowhere. Data and metadata files stay where they are.",
+	cmd := &cobra.Command{
+		Use:     "delete NAME",
+		Aliases: []string{"rm"},
+		Short:   "Forget a resource; its files stay",
+		Long: `Delete makes the cluster forget a resource that is primary nowhere. Data and metadata files stay where they
+are. A resource that is attached is not deleted, unless --force ends its attachments first.`,
 		Args:              cobra.ExactArgs(1),
 		ValidArgsFunction: a.completeResources,
-		RunE: a.do(func(ctx context.Context, args []string) error {
-			if err := a.client().DeleteResource(ctx, args[0]); err != nil {
+	}
+	force := cmd.Flags().Bool("force", false, "end its attachments first; devices that show it fail")
+	cmd.RunE = a.do(func(ctx context.Context, args []string) error {
+		c := a.client()
+		if *force {
+			if err := dropAll(ctx, c, args[0]); err != nil {
 				return err
 			}
-			return a.done("deleted %s; its data and metadata files are still there", args[0])
-		}),
-	}))
+		}
+		if err := c.DeleteResource(ctx, args[0]); err != nil {
+			return err
+		}
+		return a.done("deleted %s; its data and metadata files are still there", args[0])
+	})
+	return a.remote(a.withJSON(cmd))
 }

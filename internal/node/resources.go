@@ -212,6 +212,11 @@ func (b *backend) deleteRecord(ctx context.Context, rec *quorum.Resource) error 
 		case !r.Primary.None():
 			refused = refusedf("%s is primary of %s", r.Primary.Node, r.Name).WithHint("lockstep demote %s --node %s", r.Name, r.Primary.Node)
 			return nil
+		case len(r.Attachments) > 0:
+			at := r.Attachments[0]
+			refused = refusedf("%s is attached to %s on %s", r.Name, at.Device, at.Holder).
+				WithHint("lockstep detach %s on %s, or, if that host is gone: lockstep attachment drop %s %d", at.Device, at.Holder, r.Name, at.Number)
+			return nil
 		}
 		c := quorum.On(r)
 		c.DeleteResource = &quorum.DeleteResource{}
