@@ -23,7 +23,8 @@
 //	keeper     renews this node's certificate
 //	registrar  has the ledger record which process of this node runs
 //	checks     what proxies are told about who is primary (package health)
-//	exports    which resource the NBD server may serve here, and how it refuses the others
+//	exports    which resource the NBD server may serve here, and how it refuses the others; who is
+//	           attached, and that nobody else is served beside an exclusive attachment
 //	facts      what this node knows of itself, its host and its ways to the others, for doctor
 //	drill      what a drill asks of this process: to die, to stand still, to remove scratch files
 //	journal    the last events, for `lockstep events` and for tests
