@@ -330,6 +330,42 @@ func TestAttach_NewSessionWaitsForWhatTheOldOneStarted(t *testing.T) {
 	})
 }
 
+// The dropped holder's second write waits for its first, which waits for a lost peer. Nobody is left who
+// could want it, and the other holders must be able to go on as if it had never been.
+func TestAttach_WhatADroppedHolderHasWaitingIsNeverBegun(t *testing.T) {
+	inCluster(t, func(w *bubble) {
+		w.steady()
+		model := make([]byte, bubbleSize)
+		h1, h2 := w.holder("h1", 1), w.holder("h2", 2)
+		h1.Shared, h2.Shared = true, true
+		c, other := h1.mustOpen("n1"), h2.mustOpen("n1")
+		writeAt(w.T, c, model, 0, pattern(1, 8192))
+		w.split("n1", "n2")
+		var both []byte
+		for i := uint64(2); i < 4; i++ {
+			both = nbdtest.Command{Type: nbdtest.CmdWrite, Cookie: i, Len: 8192}.Append(both, pattern(i, 8192))
+		}
+		_, err := c.Write(both)
+		check(w.T, "two writes", err)
+		memnet.Pass(10 * time.Millisecond)
+		check(w.T, "drop", w.client("n1").DropAttachment(w.Context(), "r0", 1))
+		if n := w.events("n1", "dropped"); n != 0 {
+			t.Fatal("n2 was dropped before the attachment was: nothing was waiting any more")
+		}
+		w.untilInSync("n1", "n1")
+		got := make([]byte, 8192)
+		check(w.T, "read", other.do(cmdRead, 0, got))
+		if !bytes.Equal(got, pattern(2, 8192)) {
+			t.Errorf("the first write is lost, or the second was begun: %t", bytes.Equal(got, pattern(3, 8192)))
+		}
+		w.join("n1", "n2")
+		w.untilInSync("n1", "n1", "n2")
+		copy(model, pattern(2, 8192))
+		other.Close()
+		w.sameDisks(model)
+	})
+}
+
 func TestAttach_WithoutAQuorum_NobodyIsRegisteredOrCalledSuperseded(t *testing.T) {
 	inCluster(t, func(w *bubble) {
 		w.steady()

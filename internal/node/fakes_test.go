@@ -194,6 +194,8 @@ type fakeReplica struct {
 	lineage  []uint64 // nil: that of the record
 	dirty    int64    // for every peer
 	discards int
+	disk     nbd.Backend // what serves clients; nil: nothing
+	sessions []string    // that were opened and closed
 	alone    error
 	hangs    bool
 }
@@ -225,13 +227,24 @@ func (r *fakeReplica) GrowBacking(n int64) error {
 	return nil
 }
 
-func (r *fakeReplica) Backend() (nbd.Backend, bool) { return nil, false }
-
-func (r *fakeReplica) OpenClient(context.Context, replication.ClientID, uint64) (nbd.Backend, error) {
-	return nil, replication.ErrNotPrimary
+func (r *fakeReplica) Backend() (nbd.Backend, bool) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	return r.disk, r.disk != nil
 }
 
-func (r *fakeReplica) CloseClient(replication.ClientID, uint64) {}
+func (r *fakeReplica) OpenClient(_ context.Context, client replication.ClientID, number uint64) (nbd.Backend, error) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	r.sessions = append(r.sessions, fmt.Sprintf("open %d %d", client, number))
+	return r.disk, nil
+}
+
+func (r *fakeReplica) CloseClient(client replication.ClientID, number uint64) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	r.sessions = append(r.sessions, fmt.Sprintf("close %d %d", client, number))
+}
 
 func (r *fakeReplica) SetRecord(rec *replication.Record) error {
 	r.mu.Lock()
