@@ -418,11 +418,7 @@ func TestAttach_DeleteOfAnAttachedResourceIsRefused(t *testing.T) {
 func TestAttach_ManyAtOnce_OneIsServed(t *testing.T) {
 	inCluster(t, func(w *bubble) {
 		const n = 8
-		type outcome struct {
-			number uint64
-			kind   uint32
-		}
-		out := make(chan outcome, n)
+		out := make(chan uint32, n) // the types of the first replies
 		for i := range n {
 			h := w.holder(string(rune('a'+i)), byte(i+1))
 			h.Session = 1
@@ -435,17 +431,17 @@ func TestAttach_ManyAtOnce_OneIsServed(t *testing.T) {
 				} else if _, err := c.Conn.Read(head); err != nil {
 					t.Error(err)
 				}
-				out <- outcome{kind: binary.BigEndian.Uint32(head[12:])}
+				out <- binary.BigEndian.Uint32(head[12:])
 			}()
 		}
 		won := 0
 		for range n {
-			switch o := <-out; o.kind {
+			switch kind := <-out; kind {
 			case nbd.RepAttached:
 				won++
 			case nbdPolicy:
 			default:
-				t.Errorf("answer %#x", o.kind)
+				t.Errorf("answer %#x", kind)
 			}
 		}
 		if a := w.attachments("n1"); won != 1 || len(a) != 1 || a[0].Number != 1 {
