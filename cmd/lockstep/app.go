@@ -61,6 +61,7 @@ Environment:
 		a.resolveCmd(), a.confirmDownCmd(), a.ledgerCmd(),
 		a.attachmentsCmd(), a.attachmentCmd(),
 		a.connectCmd(), a.disconnectCmd(), a.invalidateCmd(), a.resyncCmd(), a.verifyCmd(),
+		a.connectCmd(), a.disconnectCmd(), a.invalidateCmd(), a.replicaCmd(), a.resyncCmd(), a.verifyCmd(),
 		a.clusterCmd(),
 		a.labCmd(),
 		a.versionCmd(),

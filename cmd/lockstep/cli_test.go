@@ -89,6 +89,9 @@ func (f *fake) Connect(_ context.Context, r, p string) error { return f.note("co
 func (f *fake) Disconnect(_ context.Context, r, p string) error {
 	return f.note("disconnect %s %s", r, p)
 }
+func (f *fake) ReplaceReplica(_ context.Context, r string) error {
+	return f.note("replace %s", r)
+}
 func (f *fake) Invalidate(_ context.Context, r string) error   { return f.note("invalidate %s", r) }
 func (f *fake) PauseResync(_ context.Context, r string) error  { return f.note("pause %s", r) }
 func (f *fake) ResumeResync(_ context.Context, r string) error { return f.note("resume %s", r) }

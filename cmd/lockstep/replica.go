@@ -71,6 +71,47 @@ diverged, lockstep resolve makes a copy of it first.`,
 	return a.remote(a.withJSON(cmd))
 }
 
+func (a *app) replicaCmd() *cobra.Command {
+	cmd := &cobra.Command{Use: "replica", Short: "Replace a replica whose disk is lost", Args: cobra.ArbitraryArgs, RunE: a.group}
+	cmd.AddCommand(a.replicaReplaceCmd())
+	return cmd
+}
+
+func (a *app) replicaReplaceCmd() *cobra.Command {
+	cmd := &cobra.Command{
+		Use:   "replace NAME --on NODE",
+		Short: "Make the replica of a node anew, on a new disk",
+		Long: `Replace makes a new replica at the paths of one whose disk has failed or is gone, and has it copied whole from
+the primary. Put the new disk in place first: a file system where the old one was mounted, or a block device
+under the same name. Files that are still at the paths are renamed; a block device is overwritten.
+
+A replica that is in sync is refused. The node stays a member and keeps its vote; for a node that has lost its
+data directory, too, there is lockstep node replace.`,
+		Args:              cobra.ExactArgs(1),
+		ValidArgsFunction: a.completeResources,
+	}
+	on := a.onFlag(cmd, "`NODE` whose replica is made anew (required)")
+	yes := cmd.Flags().BoolP("yes", "y", false, "do not ask")
+	cmd.RunE = a.do(func(ctx context.Context, args []string) error {
+		if err := a.mergeOn(*on); err != nil {
+			return err
+		}
+		if a.node == "" {
+			return control.Usagef("replica replace needs --on NODE: the replica to give up is never guessed")
+		}
+		if !*yes {
+			if err := a.confirm(fmt.Sprintf("What the replica of %s on %s holds is given up.", args[0], a.node)); err != nil {
+				return err
+			}
+		}
+		if err := a.client().ReplaceReplica(ctx, args[0]); err != nil {
+			return err
+		}
+		return a.done("made the replica of %s on %s anew; it is copied from the primary", args[0], a.node)
+	})
+	return a.remote(a.withJSON(cmd))
+}
+
 func (a *app) resyncCmd() *cobra.Command {
 	cmd := &cobra.Command{
 		Use:   "resync",

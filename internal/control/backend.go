@@ -33,6 +33,9 @@ type Backend interface {
 	// Invalidate gives up this node's replica, which is then copied anew. The last in-sync
 	// replica is refused.
 	Invalidate(ctx context.Context, resource string) error
+	// ReplaceReplica makes this node's replica anew, at its paths, to be copied whole. One that is in
+	// sync is refused.
+	ReplaceReplica(ctx context.Context, resource string) error
 	// PauseResync stops copying; writes go on to be tracked.
 	PauseResync(ctx context.Context, resource string) error
 	// ResumeResync goes on copying.

@@ -115,6 +115,11 @@ func (c *Client) Invalidate(ctx context.Context, resource string) error {
 	return c.change(ctx, resource, "invalidate", nil)
 }
 
+// ReplaceReplica makes the target node's replica anew; see Backend.
+func (c *Client) ReplaceReplica(ctx context.Context, resource string) error {
+	return c.change(ctx, resource, "replace", nil)
+}
+
 // PauseResync stops copying; see Backend.
 func (c *Client) PauseResync(ctx context.Context, resource string) error {
 	return c.change(ctx, resource, "resync/pause", nil)

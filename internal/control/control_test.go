@@ -65,6 +65,9 @@ func (f *fake) Connect(_ context.Context, r, p string) error { return f.note("co
 func (f *fake) Disconnect(_ context.Context, r, p string) error {
 	return f.note("disconnect %s %s", r, p)
 }
+func (f *fake) ReplaceReplica(_ context.Context, r string) error {
+	return f.note("replace %s", r)
+}
 func (f *fake) Invalidate(_ context.Context, r string) error   { return f.note("invalidate %s", r) }
 func (f *fake) PauseResync(_ context.Context, r string) error  { return f.note("pause %s", r) }
 func (f *fake) ResumeResync(_ context.Context, r string) error { return f.note("resume %s", r) }
@@ -135,6 +138,7 @@ func TestClient_EveryCallReachesTheBackendUnchanged(t *testing.T) {
 		"switchover r0 n2":                func() error { return c.Switchover(ctx, "r0", "n2") },
 		"connect r0 n2":                   func() error { return c.Connect(ctx, "r0", "n2") },
 		"disconnect r0 n2":                func() error { return c.Disconnect(ctx, "r0", "n2") },
+		"replace r0":                      func() error { return c.ReplaceReplica(ctx, "r0") },
 		"invalidate r0":                   func() error { return c.Invalidate(ctx, "r0") },
 		"pause r0":                        func() error { return c.PauseResync(ctx, "r0") },
 		"resume r0":                       func() error { return c.ResumeResync(ctx, "r0") },

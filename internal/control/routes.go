@@ -35,6 +35,7 @@ func (s *Server) routes() {
 	s.mux.HandleFunc("POST /v1/resources/{resource}/connect", s.peer(b.Connect))
 	s.mux.HandleFunc("POST /v1/resources/{resource}/disconnect", s.peer(b.Disconnect))
 	s.mux.HandleFunc("POST /v1/resources/{resource}/invalidate", s.plain(b.Invalidate))
+	s.mux.HandleFunc("POST /v1/resources/{resource}/replace", s.plain(b.ReplaceReplica))
 	s.mux.HandleFunc("POST /v1/resources/{resource}/resync/pause", s.plain(b.PauseResync))
 	s.mux.HandleFunc("POST /v1/resources/{resource}/resync/resume", s.plain(b.ResumeResync))
 	s.mux.HandleFunc("POST /v1/resources/{resource}/verify", s.verify)

@@ -59,12 +59,16 @@ func adviseHere(s situation) []string {
 		return []string{fmt.Sprintf("%s is being deleted; its files stay. The name is free when every node with a replica has let it go.", name)}
 	case s.fault != nil && mine.InSet && len(s.rec.Set()) == 1:
 		return []string{fmt.Sprintf("The replica on %s is not open: %s. It alone holds every acknowledged write, so do not delete or replace its files; put them back, then it opens by itself.", s.self, s.fault.reason)}
+	case s.fault != nil && !mine.InSet && mine.Instance != 0 && s.rec.Epoch > 0:
+		return []string{fmt.Sprintf("The replica on %s is not open: %s. Acknowledged data is on the in-sync replicas (%s). Once the cause is gone it opens by itself; if its disk or its files are lost: lockstep replica replace %s --on %s.", s.self, s.fault.reason, set(s.rec), name, s.self)}
 	case s.fault != nil:
 		return []string{fmt.Sprintf("The replica on %s is not open: %s. Acknowledged data is on the other in-sync replicas (%s). Once the cause is gone it opens by itself.", s.self, s.fault.reason, set(s.rec))}
 	case s.local == nil:
 		return nil
 	case s.local.Hangs:
 		return []string{fmt.Sprintf("The disk of %s hung, and this process does not use it any more. Once it works again, restart the daemon: what the disk took is still there. Until then serve from another in-sync node (%s): lockstep promote %s --on NODE.", s.self, others(s), name)}
+	case s.local.State == replication.Failed && !mine.InSet && s.rec.Primary.Node != s.self:
+		return []string{fmt.Sprintf("The disk of %s failed and is not used again by this replica. Acknowledged data is on: %s. Put a new disk in its place, then: lockstep replica replace %s --on %s.", s.self, others(s), name, s.self)}
 	case s.local.State == replication.Failed:
 		return []string{fmt.Sprintf("The disk of %s failed and is not used again by this replica. Acknowledged data is on: %s. Serve from another node: lockstep promote %s --on NODE.", s.self, others(s), name)}
 	case s.local.State == replication.Diverged && divergence(s.rec, s.local.Lineage, 0) == nil:
@@ -144,7 +148,7 @@ func adviseReplicas(s situation) []string {
 		case r.Node == s.self && s.fault != nil: // said already
 		case c.Divergence != nil: // see adviseDiverged
 		case r.Failed:
-			state = "its disk failed, and it is not used until it is replaced"
+			state = fmt.Sprintf("its disk failed; put a new one in its place, then: lockstep replica replace %s --on %s", s.rec.Name, r.Node)
 		case r.InSet:
 		case c.Resync != nil && c.Resync.Paused:
 			state = fmt.Sprintf("its resync is paused; go on with: lockstep resync resume %s", s.rec.Name)

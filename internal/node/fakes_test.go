@@ -135,6 +135,18 @@ func (o *fakeOpener) Create(s spec) error {
 	return nil
 }
 
+func (o *fakeOpener) Replace(s spec, _ string) error {
+	o.mu.Lock()
+	defer o.mu.Unlock()
+	o.creates++
+	if o.failWith != nil {
+		return o.failWith
+	}
+	o.unhealthy = replication.Inconsistent
+	o.files[s.metaPath] = identity{Resource: s.resource, ResourceID: s.id, Instance: randomID(), Size: s.sizeBytes}
+	return nil
+}
+
 func (o *fakeOpener) Open(s spec, p *proposer, to listener) (replica, error) {
 	o.mu.Lock()
 	defer o.mu.Unlock()

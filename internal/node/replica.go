@@ -106,6 +106,8 @@ type listener struct {
 type opener interface {
 	// Create makes backing and metadata. errMetaExists: there is metadata already, whosever.
 	Create(s spec) error
+	// Replace is Create where something else may be, which is kept under its name with suffix.
+	Replace(s spec, suffix string) error
 	// Open opens the replica at s. p is called from the replica's Run on, and what to has from one
 	// goroutine of it.
 	Open(s spec, p *proposer, to listener) (replica, error)

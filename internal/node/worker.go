@@ -22,12 +22,14 @@ type worker struct {
 	id   uint64
 	log  *slog.Logger
 	prop *proposer
-	wake chan struct{} // capacity 1: the record is new
-	verb chan struct{} // capacity 1: held while an operator's verb runs on this resource
+	wake chan struct{}   // capacity 1: the record is new
+	verb chan struct{}   // capacity 1: held while an operator's verb runs on this resource
+	anew chan chan error // no capacity: the replica is to be made anew, and what came of it
 
 	// Only run touches these.
-	made bool   // this process created the files
-	told string // the fault that was reported last; "" when the replica has been open since
+	made   bool   // this process created the files
+	remade bool   // it did so in place of others, and the ledger is to know the new instance
+	told   string // the fault that was reported last; "" when the replica has been open since
 
 	mu      sync.Mutex
 	rec     *quorum.Resource // newest applied; nil once the ledger has forgotten it
@@ -41,7 +43,7 @@ func newWorker(m *manager, rec *quorum.Resource) *worker {
 	log := m.log.With("resource", rec.Name)
 	return &worker{
 		m: m, name: rec.Name, id: rec.ID, log: log, rec: rec,
-		wake: make(chan struct{}, 1), verb: make(chan struct{}, 1), noticed: make(chan struct{}),
+		wake: make(chan struct{}, 1), verb: make(chan struct{}, 1), anew: make(chan chan error), noticed: make(chan struct{}),
 		prop: &proposer{
 			ledger: m.ledger, log: log, self: m.self, name: rec.Name, id: rec.ID,
 			peers: record.Peers(rec, m.self.Node), fresh: m.fresh, newest: rec,
@@ -209,6 +211,14 @@ func (w *worker) run(ctx context.Context) {
 		case <-w.wake:
 		case <-retry.C:
 			due = true
+		case made := <-w.anew:
+			if rec.Deleted {
+				made <- errors.New("the resource is being deleted")
+				continue
+			}
+			err := w.remake(cur)
+			cur, due = nil, true
+			made <- err
 		case err := <-ended:
 			cur.done <- err // close takes it again
 			err = fmt.Errorf("the replica stopped: %w", err)
@@ -261,7 +271,7 @@ func (w *worker) feed(ctx context.Context, rep replica, rec *quorum.Resource) er
 	if known == nil {
 		return fmt.Errorf("node %s holds no replica of %s any more", w.m.self.Node, w.name)
 	}
-	if known.Instance == 0 || known.Lost && known.Instance != rep.Instance() {
+	if known.Instance == 0 || (known.Lost || w.remade) && known.Instance != rep.Instance() {
 		next, err := w.register(ctx, rep.Instance(), rec)
 		if err != nil {
 			return err
@@ -279,6 +289,7 @@ func (w *worker) feed(ctx context.Context, rep replica, rec *quorum.Resource) er
 	if err := rep.SetRecord(record.Project(w.prop.ledger.State(), rec, w.prop.incumbent(), w.prop.peers)); err != nil {
 		return err
 	}
+	w.remade = false
 	w.mu.Lock()
 	fresh := w.rep == nil
 	w.rep, w.fault, w.fed = rep, nil, rec.Version
@@ -297,7 +308,7 @@ func (w *worker) register(ctx context.Context, instance uint64, rec *quorum.Reso
 	node := w.m.self.Node
 	has := func(r *quorum.Resource) bool {
 		p := r.Replica(node)
-		return r.ID == w.id && p != nil && p.Instance != 0 && (!p.Lost || p.Instance == instance)
+		return r.ID == w.id && p != nil && p.Instance != 0 && (!p.Lost && !w.remade || p.Instance == instance)
 	}
 	res, err := decide(ctx, w.m.ledger, rec, func(r *quorum.Resource) *quorum.Command {
 		if r.ID != w.id || r.Deleted || has(r) {
