@@ -51,7 +51,7 @@ var mayImport = map[string][]string{
 	"internal/sim":       {"bitmap", "replication", "replication/wire", "quorum", "quorum/voter", "quorum/coordinator", "internal/record", "internal/store"},
 	"internal/device":    {"bitmap", "replication", "nbd", "internal/store", "internal/beat", "internal/buf", "internal/outq"},
 	"internal/node":      {"bitmap", "replication", "quorum", "nbd", "fencing", "internal"},
-	"cmd/lockstep":       {"internal"},
+	"cmd/lockstep":       {"internal", "nbd/attach"},
 	"tests":              {"internal/config", "internal/control", "internal/lab", "tests"},
 }
 

@@ -51,6 +51,7 @@ Environment:
 	root.SetFlagErrorFunc(func(cmd *cobra.Command, err error) error { return err })
 	root.CompletionOptions.HiddenDefaultCmd = false
 	root.AddCommand(a.extra()...)
+	root.AddCommand(a.attachCmds()...)
 	root.AddCommand(
 		a.resourceCmd(),
 		a.promoteCmd(), a.demoteCmd(), a.switchoverCmd(),

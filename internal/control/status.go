@@ -131,10 +131,11 @@ type Resync struct {
 
 // NBD tells where clients connect.
 type NBD struct {
-	Unix    string `json:"unix"`          // path of the socket; empty: none
-	TCP     string `json:"tcp"`           // host:port; empty: none
-	TLS     string `json:"tls,omitempty"` // of TCP: required, allowed or, empty, off
-	Clients int    `json:"clients"`       // connections open now
+	Unix    string `json:"unix"`            // path of the socket; empty: none
+	TCP     string `json:"tcp"`             // host:port; empty: none
+	Reach   string `json:"reach,omitempty"` // host:port for clients on other hosts; empty: none
+	TLS     string `json:"tls,omitempty"`   // of TCP: required, allowed or, empty, off
+	Clients int    `json:"clients"`         // connections open now
 }
 
 // Verify is the state of the last or running comparison.

@@ -136,7 +136,7 @@ func (b *backend) describe(rec *quorum.Resource, w *worker, rep replica, st *rep
 		Name: rec.Name, Epoch: rec.Epoch, Primary: rec.Primary.Node, InSync: rec.Set(),
 		Role: control.RoleSecondary, SizeBytes: rec.SizeBytes,
 		Policy: policyOf(rec), IO: control.IO{State: control.IONone}, DiskState: control.DiskDiskless,
-		NBD: control.NBD{Unix: b.cfg.NBDUnix, TCP: b.facts.nbdTCP(), TLS: nbdTLSOf(b.cfg), Clients: b.facts.clients(rec.Name)},
+		NBD: control.NBD{Unix: b.cfg.NBDUnix, TCP: b.facts.nbdTCP(), Reach: tcpAddr(b.facts.nbdTCP(), addrOf(b.cfg, self)), TLS: nbdTLSOf(b.cfg), Clients: b.facts.clients(rec.Name)},
 	}
 	res.Attachments = attachmentsOf(rec, b.facts.attached(rec.Name))
 	switch {

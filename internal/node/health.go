@@ -101,10 +101,19 @@ func (c *checks) LeaseHeld(resource string) bool {
 	return rep != nil && rep.LeaseHeld()
 }
 
-// tcpURI is where clients elsewhere connect for a resource: n as its node listens, peer where that
-// node's file says that the others reach it. It is "" where clients elsewhere reach nothing.
+// tcpURI is where clients elsewhere connect for a resource: see tcpAddr.
 func tcpURI(resource string, n control.NBD, peer string) string {
-	host, port, err := net.SplitHostPort(n.TCP)
+	addr := tcpAddr(n.TCP, peer)
+	if addr == "" {
+		return ""
+	}
+	return uri(resource, control.NBD{TCP: addr, TLS: n.TLS})
+}
+
+// tcpAddr is where clients elsewhere connect: addr as its node listens on it, peer where that node's
+// file says that the others reach it. It is "" where clients elsewhere reach nothing.
+func tcpAddr(addr, peer string) string {
+	host, port, err := net.SplitHostPort(addr)
 	if err != nil {
 		return ""
 	}
@@ -120,7 +129,7 @@ func tcpURI(resource string, n control.NBD, peer string) string {
 	case ip.IsLoopback() && !loopback(of):
 		return ""
 	}
-	return uri(resource, control.NBD{TCP: net.JoinHostPort(host, port), TLS: n.TLS})
+	return net.JoinHostPort(host, port)
 }
 
 func loopback(host string) bool {

@@ -98,6 +98,9 @@ func (h *host) prepare(spec Spec) (taken bool, err error) {
 	if err != nil {
 		return false, err
 	}
+	if err := h.env.Kernel.Check(); err != nil {
+		return false, err
+	}
 	id, connected, err := h.env.Kernel.Backend(index)
 	if err != nil {
 		return false, err

@@ -18,6 +18,8 @@ import (
 
 // Kernel is what a device asks of the kernel. Tests have one of their own.
 type Kernel interface {
+	// Check tells whether this process can attach anything at all.
+	Check() error
 	Connect(ConnectRequest) error
 	Reconfigure(ReconfigureRequest) error
 	Disconnect(index uint32) error
@@ -74,6 +76,19 @@ func command(cmd uint8, data []byte) ([]genetlink.Message, error) {
 	defer c.Close()
 	m := genetlink.Message{Header: genetlink.Header{Command: cmd, Version: nlVersion}, Data: data}
 	return c.Execute(m, f.ID, netlink.Request|netlink.Acknowledge)
+}
+
+// Check implements Kernel.
+func (LinuxKernel) Check() error {
+	c, _, err := dial()
+	if err != nil {
+		return err
+	}
+	c.Close()
+	if os.Geteuid() != 0 {
+		return ErrNotAllowed
+	}
+	return nil
 }
 
 // Connect implements Kernel.
