@@ -132,7 +132,7 @@ func (a *app) localNode(ctx context.Context, spec *attach.Spec) error {
 	st, err := control.NewClient(spec.Socket).Status(ctx, spec.Resource)
 	if errors.Is(err, control.ErrUnreachable) {
 		return control.Errorf(control.CodeUnreachable, "no node answers at %s to say where the resource is served: %v", spec.Socket, err).
-			WithHint("give the addresses of the nodes: lockstep attach " + spec.Resource + " " + spec.Device + " --servers HOST:PORT,HOST:PORT")
+			WithHint("give the addresses of the nodes: lockstep attach %s %s --servers HOST:PORT,HOST:PORT", spec.Resource, spec.Device)
 	}
 	if err != nil {
 		return err
@@ -363,7 +363,7 @@ func attachError(err error) error {
 		{context.DeadlineExceeded, control.CodeUnreachable, "lockstep status"},
 	} {
 		if errors.Is(err, c.is) {
-			return control.Errorf(c.code, "%v", err).WithHint(c.hint)
+			return control.Errorf(c.code, "%v", err).WithHint("%s", c.hint)
 		}
 	}
 	return err
