@@ -350,7 +350,7 @@ func attachError(err error) error {
 		code control.Code
 		hint string
 	}{
-		{attach.ErrNoModule, control.CodeFailed, "modprobe nbd"},
+		{attach.ErrNoModule, control.CodeUnsupported, "modprobe nbd"},
 		{attach.ErrNotAllowed, control.CodeRefused, "try again as root"},
 		{attach.ErrNoDevice, control.CodeNotFound, "ls /dev/nbd*, and modprobe nbd nbds_max=N for more of them"},
 		{attach.ErrAttached, control.CodeExists, "lockstep attach --list"},

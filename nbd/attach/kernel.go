@@ -61,7 +61,7 @@ func dial() (*genetlink.Conn, genetlink.Family, error) {
 	if err != nil {
 		c.Close()
 		if errors.Is(err, os.ErrNotExist) {
-			err = ErrNoModule
+			return nil, f, ErrNoModule
 		}
 		return nil, f, fmt.Errorf("netlink: %w", err)
 	}

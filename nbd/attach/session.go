@@ -74,7 +74,7 @@ func (s *session) send(t *table, i int32) {
 	e := &t.slots[i]
 	var h [requestSize]byte
 	putRequest(&h, e.req, t.cookie(i))
-	e.sent = true
+	e.sent, e.before = true, true
 	if e.req.Op == nbd.OpWrite {
 		s.q.Append(h[:], e.req.Buf.Retain())
 		return
@@ -138,8 +138,10 @@ func (r *Relay) begin(s *session) {
 	r.mu.Lock()
 	resent := 0
 	for i := r.table.head; i != none; i = r.table.slots[i].next {
+		if r.table.slots[i].before {
+			resent++
+		}
 		s.send(&r.table, i)
-		resent++
 	}
 	r.sess, r.failing = s, nil
 	r.sessions++

@@ -19,6 +19,7 @@ type slot struct {
 	prev, next int32        // indexes, none at the ends
 	gen        uint32
 	sent       bool // in the present session
+	before     bool // in this one or an earlier one
 	orphan     bool // its connection has ended: nobody waits for the answer
 }
 
