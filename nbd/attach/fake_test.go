@@ -390,7 +390,4 @@ func fill(v uint64, n int) []byte {
 	return b
 }
 
-const (
-	eio       = uint32(syscall.EIO)
-	eshutdown = uint32(syscall.ESHUTDOWN)
-)
+const eio = uint32(syscall.EIO)

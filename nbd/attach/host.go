@@ -249,7 +249,7 @@ func (h *host) serve(ctx context.Context, conns []net.Conn, ready func(Status)) 
 			release()
 			err = h.unregister(o.ctx)
 			o.done <- err
-			return nil
+			return err
 		case err := <-relayDone: // for good, or ctx has ended
 			return h.end(err)
 		case err := <-deviceDone:

@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"slices"
 	"sync"
+	"sync/atomic"
 	"syscall"
 	"testing"
 	"time"
@@ -132,10 +133,10 @@ func TestRelay_ErrorsOfTheServerArePassedOn_ButESHUTDOWNMeansComeAgain(t *testin
 	if errno, _ := cl.Do(read(2, 0, 512), nil); errno != eio {
 		t.Errorf("errno %d, want EIO", errno)
 	}
-	times := 0
+	var times atomic.Int32
 	c.set(func() {
 		c.answer = func(*nbd.Request) error {
-			if times++; times <= 3 {
+			if times.Add(1) <= 3 {
 				return syscall.ESHUTDOWN
 			}
 			return nil
@@ -143,8 +144,8 @@ func TestRelay_ErrorsOfTheServerArePassedOn_ButESHUTDOWNMeansComeAgain(t *testin
 	})
 	q, p = write(3, 3, 0, 512)
 	mustDo(t, cl, q, p)
-	if times != 4 {
-		t.Errorf("asked %d times, want 4", times)
+	if n := times.Load(); n != 4 {
+		t.Errorf("asked %d times, want 4", n)
 	}
 }
 
