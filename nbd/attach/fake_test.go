@@ -37,6 +37,7 @@ type cluster struct {
 	brought  [][]uint64 // by session in order of opening: the first 8 bytes of each write
 	answer   func(*nbd.Request) error
 	mute     bool // requests are taken and not answered
+	discard  bool // writes are noted nowhere
 	heldBy   string
 	detached int
 }
@@ -182,7 +183,7 @@ func (s *share) Submit(batch []*nbd.Request) {
 			r.Reply(nbd.ErrDrop)
 			continue
 		}
-		if r.Op == nbd.OpWrite {
+		if r.Op == nbd.OpWrite && !c.discard {
 			c.brought[s.index] = append(c.brought[s.index], be64(r.Buf.B))
 		}
 		if c.mute {
