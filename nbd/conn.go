@@ -78,20 +78,13 @@ func (c *Conn) Flush() { c.q.Flush() }
 func (c *Conn) serve(ctx context.Context) {
 	stop := context.AfterFunc(ctx, func() { c.kill(context.Cause(ctx)) })
 	defer stop()
-	err := c.negotiate(ctx)
-	if err == nil {
-		var sender sync.WaitGroup
-		sender.Go(func() {
-			// The queue has no deadline of its own: Close, by kill, ends it.
-			c.kill(c.q.Run(context.WithoutCancel(ctx)))
-		})
-		err = c.transmit()
+	if err := c.negotiate(ctx); err != nil {
 		c.end(err)
-		sender.Wait()
+		c.budget.waitReplied()
+		c.rd.free()
+		return
 	}
-	c.end(err)
-	c.budget.waitReplied()
-	c.rd.free()
+	c.transmission(ctx, nil)
 }
 
 // end is kill from the reader, which says goodbye to a client that did so itself.
