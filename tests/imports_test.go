@@ -31,6 +31,7 @@ var mayImport = map[string][]string{
 	"nbd":                {"internal/buf", "internal/outq"},
 	"internal/buf":       {},
 	"nbd/nbdtest":        {"nbd", "internal/buf", "internal/outq"},
+	"nbd/attach":         {"nbd", "internal/buf", "internal/outq", "internal/writepath"},
 	"internal/outq":      {"internal/buf"},
 	"internal/store":     {"bitmap", "replication", "internal/buf"},
 	"internal/transport": {"internal/pki"},
