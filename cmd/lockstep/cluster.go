@@ -12,6 +12,7 @@ import (
 
 	"github.com/spf13/cobra"
 
+	"github.com/lockstep-ha/lockstep/internal/config"
 	"github.com/lockstep-ha/lockstep/internal/control"
 	"github.com/lockstep-ha/lockstep/internal/node"
 	"github.com/lockstep-ha/lockstep/internal/pki"
@@ -34,7 +35,7 @@ TLS 1.3, and nobody else gets an answer from them.
                lockstep node --config /var/lib/lockstep/node.toml`,
 		RunE: a.group,
 	}
-	cmd.AddCommand(a.clusterInitCmd(), a.clusterTokenCmd(), a.clusterJoinCmd(), a.clusterRenewCmd(), a.clientCertCmd())
+	cmd.AddCommand(a.clusterInitCmd(), a.clusterTokenCmd(), a.clusterJoinCmd(), a.clusterRenewCmd(), a.rotateKeysCmd(), a.clientCertCmd())
 	return cmd
 }
 
@@ -200,6 +201,43 @@ themselves when two thirds of the lifetime are over. Nothing is restarted, and c
 			return a.done("renewed; the certificate ends on %s", s.CertificateEnds.Format(time.DateOnly))
 		}),
 	}))
+}
+
+func (a *app) rotateKeysCmd() *cobra.Command {
+	return a.remote(a.withJSON(&cobra.Command{
+		Use:   "rotate-keys",
+		Short: "Change the gossip key and renew every certificate",
+		Long: `Rotate-keys gives all nodes a new gossip key and each of them a new key and certificate. Nothing is
+restarted, and no node loses sight of another: first every node believes the new gossip key, then every node
+uses it, then the old one is forgotten. Every node has to be there. When one is lost on the way, start it and give
+the command again.
+
+The authority stays; docs/operations.md tells how it is changed.`,
+		Args: cobra.NoArgs,
+		RunE: a.do(a.rotateKeys),
+	}))
+}
+
+func (a *app) rotateKeys(ctx context.Context, _ []string) error {
+	c := a.client()
+	st, err := c.Status(ctx, "")
+	if err != nil {
+		return err
+	}
+	key := config.NewKey()
+	for _, step := range []string{control.GossipKeyBelieve, control.GossipKeyUse, control.GossipKeyOnly} {
+		for _, n := range st.Nodes {
+			if err := c.On(n.Name).GossipKey(ctx, control.GossipKey{Step: step, Key: key.Encode()}); err != nil {
+				return fmt.Errorf("gossip key, step %s on %s: %w", step, n.Name, err)
+			}
+		}
+	}
+	for _, n := range st.Nodes {
+		if _, err := c.On(n.Name).Renew(ctx); err != nil {
+			return fmt.Errorf("the gossip key was changed; certificate of %s: %w", n.Name, err)
+		}
+	}
+	return a.done("changed the gossip key and renewed the certificates of %d nodes", len(st.Nodes))
 }
 
 func (a *app) clientCertCmd() *cobra.Command {

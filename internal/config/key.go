@@ -60,30 +60,49 @@ func (k Key) GoString() string { return k.String() }
 // MarshalText keeps encoders (logs in JSON, say) from printing the secret.
 func (k Key) MarshalText() ([]byte, error) { return []byte(k.String()), nil }
 
-// readKeyFile reads a key from a file that nobody but its owner may read or write.
-func readKeyFile(path string) (Key, error) {
+// MaxKeys is how many keys a file may hold: the one in use, one that comes or goes, and those of changes that
+// were begun again.
+const MaxKeys = 5
+
+// ReadKeys reads keys from a file that nobody but its owner may read or write, one on each line. The first
+// is the one to use; the others are believed, too, while the key is changed.
+func ReadKeys(path string) ([]Key, error) {
+	b, err := readSecret(path)
+	if err != nil {
+		return nil, err
+	}
+	var out []Key
+	for line := range strings.Lines(string(b)) {
+		if line = strings.TrimSpace(line); line == "" {
+			continue
+		}
+		k, err := ParseKey(line)
+		if err != nil {
+			return nil, fmt.Errorf("%s: %w", path, err)
+		}
+		out = append(out, k)
+	}
+	if len(out) == 0 || len(out) > MaxKeys {
+		return nil, fmt.Errorf("%s holds %d keys, want 1 to %d, each on a line", path, len(out), MaxKeys)
+	}
+	return out, nil
+}
+
+func readSecret(path string) ([]byte, error) {
 	f, err := os.Open(path)
 	if err != nil {
-		return Key{}, err
+		return nil, err
 	}
 	defer f.Close()
 	st, err := f.Stat()
 	if err != nil {
-		return Key{}, err
+		return nil, err
 	}
 	if !st.Mode().IsRegular() {
-		return Key{}, fmt.Errorf("%s is not a regular file", path)
+		return nil, fmt.Errorf("%s is not a regular file", path)
 	}
 	if perm := st.Mode().Perm(); perm&0o077 != 0 {
-		return Key{}, fmt.Errorf("%s has mode %04o, so others may use the key; run: chmod 600 %s", path, perm, path)
+		return nil, fmt.Errorf("%s has mode %04o, so others may use the key; run: chmod 600 %s", path, perm, path)
 	}
-	b, err := io.ReadAll(io.LimitReader(f, 1024))
-	if err != nil {
-		return Key{}, err
-	}
-	k, err := ParseKey(strings.TrimSpace(string(b)))
-	if err != nil {
-		return Key{}, fmt.Errorf("%s: %w", path, err)
-	}
-	return k, nil
+	return io.ReadAll(io.LimitReader(f, 1024))
 }

@@ -46,11 +46,15 @@ func Load(path string) (Node, error) {
 		}
 	}
 	if d.node.KeyFile != "" && !d.has("key") {
-		k, err := readKeyFile(d.node.KeyFile)
-		if err != nil {
+		keys, err := ReadKeys(d.node.KeyFile)
+		switch {
+		case err != nil:
 			d.faults.add("key_file", "key_file: %v", err)
+		case len(keys) > 1 && d.node.PKIDir == "":
+			d.faults.add("key_file", "key_file: %s holds %d keys; a key that links between nodes rest on cannot be changed while they run", d.node.KeyFile, len(keys))
+		default:
+			d.node.Key = keys[0]
 		}
-		d.node.Key = k
 	}
 	return d.finish()
 }

@@ -17,9 +17,25 @@ type Former interface {
 	ClientCert(ctx context.Context, req CertRequest) (CertGrant, error)
 	// Renew renews this node's certificate now.
 	Renew(ctx context.Context) (Security, error)
+	// GossipKey takes one step of a change of the gossip key on this node.
+	GossipKey(ctx context.Context, req GossipKey) error
 	// RemoveNode takes a node that holds no replica out of the cluster.
 	RemoveNode(ctx context.Context, req RemoveNode) error
 }
+
+// GossipKey is one step of a change of the gossip key. All nodes take each before any takes the next, so at no
+// moment are there two that do not hear each other.
+type GossipKey struct {
+	Step string `json:"step"` // one of the steps below
+	Key  string `json:"key"`  // the new one, base64
+}
+
+// Steps of GossipKey, in their order.
+const (
+	GossipKeyBelieve = "believe" // who uses it is heard
+	GossipKeyUse     = "use"     // it is used, and the others are believed
+	GossipKeyOnly    = "only"    // nothing else is believed any more
+)
 
 // TokenRequest says for whom a token is.
 type TokenRequest struct {
@@ -93,6 +109,10 @@ func (s *Server) formerRoutes() {
 	s.mux.HandleFunc("POST /v1/cluster/renew", func(w http.ResponseWriter, r *http.Request) {
 		s.answer(w, r, "", nil, func(ctx context.Context, _ string) (any, error) { return s.opts.Backend.Renew(ctx) })
 	})
+	s.mux.HandleFunc("POST /v1/cluster/gossip-key", func(w http.ResponseWriter, r *http.Request) {
+		var body GossipKey
+		s.change(w, r, "", &body, func(ctx context.Context, _ string) error { return s.opts.Backend.GossipKey(ctx, body) })
+	})
 	s.mux.HandleFunc("POST /v1/cluster/remove-node", func(w http.ResponseWriter, r *http.Request) {
 		var body RemoveNode
 		s.change(w, r, "", &body, func(ctx context.Context, _ string) error {
@@ -123,6 +143,11 @@ func (c *Client) Renew(ctx context.Context) (Security, error) {
 	var s Security
 	err := c.call(ctx, http.MethodPost, "/v1/cluster/renew", nil, nil, &s)
 	return s, err
+}
+
+// GossipKey takes one step of a change of the gossip key; see Former.
+func (c *Client) GossipKey(ctx context.Context, req GossipKey) error {
+	return c.call(ctx, http.MethodPost, "/v1/cluster/gossip-key", nil, req, nil)
 }
 
 // RemoveNode takes a node out of the cluster; see Former.

@@ -25,6 +25,9 @@ func (f *fake) Token(_ context.Context, r TokenRequest) (TokenGrant, error) {
 func (f *fake) ClientCert(_ context.Context, r CertRequest) (CertGrant, error) {
 	return formed.cert, f.note("cert %+v", r)
 }
+func (f *fake) GossipKey(_ context.Context, req GossipKey) error {
+	return f.note("gossip key %s %s", req.Step, req.Key)
+}
 func (f *fake) Renew(context.Context) (Security, error) { return formed.sec, f.note("renew") }
 func (f *fake) RemoveNode(_ context.Context, r RemoveNode) error {
 	return f.note("remove %+v", r)

@@ -33,6 +33,7 @@ type backend struct {
 	roster     *roster       // nil: the members are those of cfg
 	keeper     *keeper       // nil, like admitter: a cluster with a shared key
 	admitter   *admitter
+	gossipKey  func(step string, key config.Key) error // nil: not to be changed
 }
 
 var _ control.Backend = (*backend)(nil)

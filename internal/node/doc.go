@@ -49,6 +49,7 @@
 //	             manager, control (operators), control (nodes), NBD on unix, NBD on TCP, health
 //	             checks, gossip
 //	keeper.run  looks at the certificate each minute; only where there are certificates
+//	members.keepKeys  looks at the gossip keys each minute; likewise
 //	registrar.run  tries until this process is registered, then ends; wake, capacity 1
 //	failover.run  owns the Coordinator; a tick each 50 ms; wake, capacity 1; events, capacity 256: of
 //	             reports and hints that find it full nothing is lost, the next ones follow. One goroutine

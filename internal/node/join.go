@@ -284,7 +284,11 @@ func (a *admitter) add(ctx context.Context, q *pki.JoinRequest, e enrollment, re
 
 // greeting is the answer to a node that is a member now.
 func (a *admitter) greeting(cert *x509.Certificate, name string) (*pki.JoinReply, error) {
-	w := welcome{Key: a.cfg.Key.Encode(), Timing: a.cfg.Timing, ReplicationTLS: a.cfg.ReplicationTLS}
+	key := a.cfg.Key
+	if keys, err := config.ReadKeys(a.cfg.KeyFile); err == nil {
+		key = keys[0] // it may have been changed since the start
+	}
+	w := welcome{Key: key.Encode(), Timing: a.cfg.Timing, ReplicationTLS: a.cfg.ReplicationTLS}
 	for _, n := range a.ledger.State().Nodes {
 		if n.Name != name {
 			w.Nodes = append(w.Nodes, config.Peer{Name: n.Name, Addr: n.Addr, Gossip: n.Gossip, Witness: n.Witness})

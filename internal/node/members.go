@@ -24,6 +24,9 @@ type members struct {
 
 	mu    sync.Mutex
 	heard map[string]bool // by node: the newest hint
+
+	keysMu sync.Mutex   // held while the key file is read or written, and what it says is taken up
+	keys   []config.Key // in use, as far as they were taken from the file
 }
 
 // newMembers opens the gossip sockets; nothing is sent before run.

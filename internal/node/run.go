@@ -276,6 +276,7 @@ func (d *daemon) wireCertificates(b *backend, ask asker) error {
 	if d.id == nil {
 		return nil
 	}
+	b.gossipKey = func(step string, key config.Key) error { return d.members.step(d.cfg.KeyFile, step, key, d.log) }
 	ca, err := openAuthority(d.cfg)
 	if err != nil {
 		return err
@@ -382,6 +383,7 @@ func (d *daemon) front() map[string]func(context.Context) error {
 	}
 	if d.keeper != nil {
 		parts["certificates"] = func(ctx context.Context) error { d.keeper.run(ctx); return nil }
+		parts["gossip keys"] = func(ctx context.Context) error { d.members.keepKeys(ctx, d.cfg.KeyFile, d.log); return nil }
 	}
 	if d.lnHealth != nil {
 		parts["health"] = func(ctx context.Context) error { return d.serveHealth(ctx, d.lnHealth) }

@@ -165,6 +165,10 @@ func (b *backend) Renew(ctx context.Context) (control.Security, error) {
 	if b.keeper == nil {
 		return control.Security{}, notFormed()
 	}
+	// Files that were put in place just now count, too: a change of authority need not wait for the next look.
+	if err := b.keeper.id.Reload(); err != nil {
+		return control.Security{}, control.Errorf(control.CodeFailed, "certificate files cannot be used: %v", err).WithSafety(control.SafetyYes)
+	}
 	if err := b.keeper.renew(ctx); err != nil {
 		var e *control.Error
 		if !errors.As(err, &e) {

@@ -13,7 +13,8 @@
 // Each node gossips a Meta: its transport and client addresses, its boot id and its program's
 // version. The gossip key is derived from the cluster's shared secret, and the packets are
 // encrypted and authenticated with it (AES-256-GCM); the cluster's name is the label of every
-// packet, so that two clusters on one network do not hear each other.
+// packet, so that two clusters on one network do not hear each other. The secret can be changed while
+// nodes run; see SetKeys.
 //
 // # Hints and their bound
 //

@@ -110,6 +110,7 @@ type Membership struct {
 	cfg   Config
 	log   *slog.Logger
 	list  *memberlist.Memberlist
+	ring  *memberlist.Keyring
 	hints chan Hint
 	wake  chan struct{} // capacity 1: pending is not empty
 
@@ -142,10 +143,12 @@ func New(cfg Config) (*Membership, error) {
 }
 
 func (m *Membership) config() (*memberlist.Config, error) {
-	// A key of its own: the shared secret is also the key of another protocol.
-	key, err := hkdf.Key(sha256.New, m.cfg.Key, nil, "lockstep/1 gossip "+m.cfg.Cluster, 32)
+	key, err := m.derive(m.cfg.Key)
 	if err != nil {
-		return nil, fmt.Errorf("derive gossip key: %w", err)
+		return nil, err
+	}
+	if m.ring, err = memberlist.NewKeyring(nil, key); err != nil {
+		return nil, fmt.Errorf("gossip key: %w", err)
 	}
 	c := preset(m.cfg.Preset)
 	c.Name = m.cfg.Node
@@ -155,7 +158,7 @@ func (m *Membership) config() (*memberlist.Config, error) {
 	} else {
 		c.AdvertisePort = c.BindPort
 	}
-	c.SecretKey = key
+	c.Keyring = m.ring
 	c.Label = m.cfg.Cluster
 	c.Logger = log.New(slogWriter{m.log}, "", 0)
 	c.Delegate = delegate{m}
@@ -164,6 +167,52 @@ func (m *Membership) config() (*memberlist.Config, error) {
 	c.DNSConfigPath = "" // names are resolved by the system
 	c.Transport = m.cfg.Transport
 	return c, nil
+}
+
+// derive makes a gossip key of a secret. It is a key of its own: the shared secret may also be the key of
+// another protocol.
+func (m *Membership) derive(secret []byte) ([]byte, error) {
+	if len(secret) != 32 {
+		return nil, fmt.Errorf("%w: the key has %d bytes, want 32", ErrConfig, len(secret))
+	}
+	key, err := hkdf.Key(sha256.New, secret, nil, "lockstep/1 gossip "+m.cfg.Cluster, 32)
+	if err != nil {
+		return nil, fmt.Errorf("derive gossip key: %w", err)
+	}
+	return key, nil
+}
+
+// SetKeys changes the secrets: packets are sent with the first, and believed with any of them. To change the
+// secret of a cluster without losing anybody on the way, every node is given the new one as its second, then
+// as its first, then alone.
+func (m *Membership) SetKeys(secrets ...[]byte) error {
+	var keys [][]byte
+	for _, s := range secrets {
+		k, err := m.derive(s)
+		if err != nil {
+			return err
+		}
+		keys = append(keys, k)
+	}
+	if len(keys) == 0 {
+		return fmt.Errorf("%w: no key", ErrConfig)
+	}
+	for _, k := range keys {
+		if err := m.ring.AddKey(k); err != nil {
+			return err
+		}
+	}
+	if err := m.ring.UseKey(keys[0]); err != nil {
+		return err
+	}
+	for _, k := range m.ring.GetKeys() {
+		if !slices.ContainsFunc(keys, func(want []byte) bool { return bytes.Equal(want, k) }) {
+			if err := m.ring.RemoveKey(k); err != nil {
+				return err
+			}
+		}
+	}
+	return nil
 }
 
 func preset(p Preset) *memberlist.Config {

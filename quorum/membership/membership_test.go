@@ -189,3 +189,39 @@ func FuzzDecodeMeta(f *testing.F) {
 		}
 	})
 }
+
+// The order of a change of the secret: at no moment may two nodes be unable to hear each other.
+func TestSetKeys_ChangedStepByStep_NobodyIsLost_AndTheOldKeyIsWorthNothing(t *testing.T) {
+	next := []byte(strings.Repeat("n", 32))
+	a := start(t, config("a"))
+	b := start(t, config("b", a.Addr().String()))
+	a.expect(t, "b", true)
+	b.expect(t, "a", true)
+	for i, keys := range [][][]byte{{testKey, next}, {next, testKey}, {next}} {
+		for _, m := range []*running{a, b} { // one after the other: between them, both ways are in use
+			if err := m.SetKeys(keys...); err != nil {
+				t.Fatal(err)
+			}
+			// A stream each way, with the keys as they are now.
+			for _, x := range []*running{a, b} {
+				if n, err := x.list.Join([]string{map[*running]*running{a: b, b: a}[x].Addr().String()}); n != 1 || err != nil {
+					t.Fatalf("step %d: %d, %v", i, n, err)
+				}
+			}
+		}
+	}
+	old, err := New(config("old", a.Addr().String()))
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer old.Close()
+	if n, err := old.list.Join([]string{a.Addr().String()}); n != 0 || err == nil {
+		t.Error("who has only the old key is heard")
+	}
+	if err := a.SetKeys(); !errors.Is(err, ErrConfig) {
+		t.Errorf("no key: %v", err)
+	}
+	if err := a.SetKeys(next[:31]); !errors.Is(err, ErrConfig) {
+		t.Errorf("a short key: %v", err)
+	}
+}
