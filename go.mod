@@ -26,6 +26,7 @@ require (
 	github.com/mdlayher/genetlink v1.4.0 // indirect
 	github.com/mdlayher/netlink v1.11.2 // indirect
 	github.com/mdlayher/socket v0.6.0 // indirect
+	github.com/godbus/dbus/v5 v5.2.4 // indirect
 	github.com/pmezard/go-difflib v1.0.0 // indirect
 )
 
