@@ -12,7 +12,7 @@ func (p *Plan) up() bool { return p.primary && !p.stopping && p.halted == "" }
 // wanted reports whether step i should run as it is.
 func (p *Plan) wanted(i int) bool {
 	s := &p.steps[i]
-	if s.gone || s.again || s.state == Unclear || s.state == Stuck {
+	if s.gone || s.again || s.state == Stopping || s.state == Unclear || s.state == Stuck {
 		return false
 	}
 	return p.up() && (p.lease || !s.Urgent)
