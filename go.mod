@@ -5,6 +5,7 @@ go 1.26.0
 require (
 	github.com/cespare/xxhash/v2 v2.3.0
 	github.com/coreos/go-systemd/v22 v22.7.0
+	github.com/godbus/dbus/v5 v5.2.4
 	github.com/hashicorp/memberlist v0.7.0
 	github.com/klauspost/compress v1.20.3
 	github.com/pelletier/go-toml/v2 v2.4.3
@@ -29,6 +30,7 @@ require (
 	github.com/godbus/dbus/v5 v5.2.4 // indirect
 	github.com/pmezard/go-difflib v1.0.0 // indirect
 )
+require github.com/pmezard/go-difflib v1.0.0 // indirect
 
 require (
 	github.com/anishathalye/porcupine v1.3.1
@@ -46,6 +48,6 @@ require (
 	github.com/miekg/dns v1.1.73 // indirect
 	github.com/pilebones/go-udev v0.9.0 // indirect
 	github.com/sean-/seed v0.0.0-20170313163322-e2103e2c3529 // indirect
-	github.com/spf13/pflag v1.0.10 // indirect
+	github.com/spf13/pflag v1.0.10
 	golang.org/x/net v0.59.0
 )
