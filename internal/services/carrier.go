@@ -1,0 +1,77 @@
+package services
+
+import (
+	"context"
+	"fmt"
+	"net/netip"
+	"strings"
+	"time"
+
+	"github.com/lockstep-ha/lockstep/internal/services/agent"
+	"github.com/lockstep-ha/lockstep/internal/services/mount"
+	"github.com/lockstep-ha/lockstep/internal/services/plan"
+	"github.com/lockstep-ha/lockstep/internal/services/unit"
+	"github.com/lockstep-ha/lockstep/internal/services/vip"
+)
+
+// Carrier runs one service. Its methods are not called at the same time, end soon after ctx unless the kernel
+// hangs, and bear a start of what runs and a stop of what does not.
+type Carrier interface {
+	Start(ctx context.Context) error   // returns when it runs
+	Stop(ctx context.Context) error    // returns when it does not run
+	Monitor(ctx context.Context) error // nil: it runs
+}
+
+// Build returns the carrier of s, which is valid, for a resource and a node.
+func Build(s Spec, resource, node string) (Carrier, error) {
+	switch s.Kind {
+	case KindMount:
+		return mount.New(mount.Config{
+			Device: s.Option("device"), Dir: s.Target, Type: s.Option("fstype"), Options: s.options("opt"),
+			Check: mount.Check(s.Option("fsck")), Spare: s.Option("users") == "spare",
+		}), nil
+	case KindVIP:
+		p, err := netip.ParsePrefix(s.Target)
+		if err != nil {
+			return nil, err
+		}
+		return vip.New(vip.Config{Address: p, Interface: s.Option("dev")}), nil
+	case KindUnit:
+		return unit.New(s.Target, nil), nil
+	case KindOCF:
+		provider, kind, _ := strings.Cut(s.Target, ":")
+		return &agent.OCF{
+			Provider: provider, Type: kind, Instance: resource + "-" + kind, Params: s.Options, Interval: s.step().Interval,
+		}, nil
+	case KindExec:
+		return &agent.Hook{Path: s.Target, Args: s.options("arg"), Resource: resource, Node: node}, nil
+	}
+	return nil, fmt.Errorf("%q is no kind of service", s.Kind)
+}
+
+// step returns s as the plan knows it, with every default.
+func (s *Spec) step() plan.Step {
+	change := 60 * time.Second
+	if s.Kind == KindVIP {
+		change = 10 * time.Second
+	}
+	or := func(v, def time.Duration) time.Duration {
+		if v == 0 {
+			return def
+		}
+		return v
+	}
+	return plan.Step{
+		ID: s.ID(), Urgent: s.Kind == KindVIP,
+		StartTimeout: or(s.StartTimeout, change), StopTimeout: or(s.StopTimeout, change),
+		MonitorTimeout: or(s.MonitorTimeout, 20*time.Second), Interval: or(s.Interval, 10*time.Second),
+	}
+}
+
+func steps(all []Spec) []plan.Step {
+	out := make([]plan.Step, len(all))
+	for i := range all {
+		out[i] = all[i].step()
+	}
+	return out
+}
