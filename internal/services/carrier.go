@@ -10,6 +10,7 @@ import (
 	"github.com/lockstep-ha/lockstep/internal/services/agent"
 	"github.com/lockstep-ha/lockstep/internal/services/mount"
 	"github.com/lockstep-ha/lockstep/internal/services/plan"
+	"github.com/lockstep-ha/lockstep/internal/services/service"
 	"github.com/lockstep-ha/lockstep/internal/services/unit"
 	"github.com/lockstep-ha/lockstep/internal/services/vip"
 )
@@ -23,36 +24,36 @@ type Carrier interface {
 }
 
 // Build returns the carrier of s, which is valid, for a resource and a node.
-func Build(s Spec, resource, node string) (Carrier, error) {
+func Build(s service.Spec, resource, node string) (Carrier, error) {
 	switch s.Kind {
-	case KindMount:
+	case service.KindMount:
 		return mount.New(mount.Config{
-			Device: s.Option("device"), Dir: s.Target, Type: s.Option("fstype"), Options: s.options("opt"),
+			Device: s.Option("device"), Dir: s.Target, Type: s.Option("fstype"), Options: s.All("opt"),
 			Check: mount.Check(s.Option("fsck")), Spare: s.Option("users") == "spare",
 		}), nil
-	case KindVIP:
+	case service.KindVIP:
 		p, err := netip.ParsePrefix(s.Target)
 		if err != nil {
 			return nil, err
 		}
 		return vip.New(vip.Config{Address: p, Interface: s.Option("dev")}), nil
-	case KindUnit:
+	case service.KindUnit:
 		return unit.New(s.Target, nil), nil
-	case KindOCF:
+	case service.KindOCF:
 		provider, kind, _ := strings.Cut(s.Target, ":")
 		return &agent.OCF{
-			Provider: provider, Type: kind, Instance: resource + "-" + kind, Params: s.Options, Interval: s.step().Interval,
+			Provider: provider, Type: kind, Instance: resource + "-" + kind, Params: s.Options, Interval: stepOf(&s).Interval,
 		}, nil
-	case KindExec:
-		return &agent.Hook{Path: s.Target, Args: s.options("arg"), Resource: resource, Node: node}, nil
+	case service.KindExec:
+		return &agent.Hook{Path: s.Target, Args: s.All("arg"), Resource: resource, Node: node}, nil
 	}
 	return nil, fmt.Errorf("%q is no kind of service", s.Kind)
 }
 
-// step returns s as the plan knows it, with every default.
-func (s *Spec) step() plan.Step {
+// stepOf returns s as the plan knows it, with every default.
+func stepOf(s *service.Spec) plan.Step {
 	change := 60 * time.Second
-	if s.Kind == KindVIP {
+	if s.Kind == service.KindVIP {
 		change = 10 * time.Second
 	}
 	or := func(v, def time.Duration) time.Duration {
@@ -62,16 +63,16 @@ func (s *Spec) step() plan.Step {
 		return v
 	}
 	return plan.Step{
-		ID: s.ID(), Urgent: s.Kind == KindVIP,
+		ID: s.ID(), Urgent: s.Kind == service.KindVIP,
 		StartTimeout: or(s.StartTimeout, change), StopTimeout: or(s.StopTimeout, change),
 		MonitorTimeout: or(s.MonitorTimeout, 20*time.Second), Interval: or(s.Interval, 10*time.Second),
 	}
 }
 
-func steps(all []Spec) []plan.Step {
+func steps(all []service.Spec) []plan.Step {
 	out := make([]plan.Step, len(all))
 	for i := range all {
-		out[i] = all[i].step()
+		out[i] = stepOf(&all[i])
 	}
 	return out
 }

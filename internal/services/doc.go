@@ -3,7 +3,7 @@
 //
 // # Parts
 //
-//	Spec      one service as an operator writes it: kind, target, options; pure
+//	service   one service as an operator writes it: kind, target, options; pure
 //	Keeper    the services of one resource on this node: feeds the Plan and carries out what it says
 //	journal   the file that names what may run here, written before anything is started
 //	plan      what is started and stopped, and when; pure

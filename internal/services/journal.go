@@ -8,6 +8,8 @@ import (
 	"io/fs"
 	"os"
 	"path/filepath"
+
+	"github.com/lockstep-ha/lockstep/internal/services/service"
 )
 
 // journalFormat is the version of a journal.
@@ -21,13 +23,13 @@ type journal struct {
 }
 
 type journalFile struct {
-	Format   int    `json:"v"`
-	Boot     string `json:"boot"`
-	Services []Spec `json:"services"`
+	Format   int            `json:"v"`
+	Boot     string         `json:"boot"`
+	Services []service.Spec `json:"services"`
 }
 
 // read returns what may run.
-func (j *journal) read() ([]Spec, error) {
+func (j *journal) read() ([]service.Spec, error) {
 	b, err := os.ReadFile(j.path)
 	if errors.Is(err, fs.ErrNotExist) {
 		return nil, nil
@@ -46,14 +48,14 @@ func (j *journal) read() ([]Spec, error) {
 	case f.Boot != j.boot:
 		return nil, nil
 	}
-	if err := ValidateAll(f.Services); err != nil {
+	if err := service.ValidateAll(f.Services); err != nil {
 		return nil, fmt.Errorf("%s: %w; stop by hand what it names, then remove it", j.path, err)
 	}
 	return f.Services, nil
 }
 
 // write makes durable that these may run.
-func (j *journal) write(all []Spec) (err error) {
+func (j *journal) write(all []service.Spec) (err error) {
 	b, err := json.Marshal(journalFile{Format: journalFormat, Boot: j.boot, Services: all})
 	if err != nil {
 		return err

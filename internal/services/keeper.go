@@ -10,6 +10,7 @@ import (
 	"time"
 
 	"github.com/lockstep-ha/lockstep/internal/services/plan"
+	"github.com/lockstep-ha/lockstep/internal/services/service"
 )
 
 // tick is how often time passes for the plan: deadlines and monitors are late by no more.
@@ -30,7 +31,7 @@ type Config struct {
 	Clock    func() time.Duration // never goes back
 	Log      *slog.Logger
 	// Build makes the carriers. nil: those of this package.
-	Build func(Spec) (Carrier, error)
+	Build func(service.Spec) (Carrier, error)
 	Plan  plan.Config // zero: plan.DefaultConfig
 	// Event is told of each transition, for operators. It must not block.
 	Event func(kind, text string)
@@ -51,7 +52,7 @@ type Keeper struct {
 	changed  chan struct{} // closed and replaced with each step
 	stuck    string        // what cannot be stopped; "" when nothing is
 	stopping bool
-	specs    map[string]Spec // by id, of all that is wanted or may run
+	specs    map[string]service.Spec // by id, of all that is wanted or may run
 	carriers map[string]Carrier
 	views    map[string]plan.State              // as they were told last
 	cancels  map[uint64]context.CancelCauseFunc // of operations under way, by token
@@ -67,11 +68,11 @@ func Open(cfg Config) (*Keeper, error) {
 		cfg.Plan = plan.DefaultConfig()
 	}
 	if cfg.Build == nil {
-		cfg.Build = func(s Spec) (Carrier, error) { return Build(s, cfg.Resource, cfg.Node) }
+		cfg.Build = func(s service.Spec) (Carrier, error) { return Build(s, cfg.Resource, cfg.Node) }
 	}
 	k := &Keeper{
 		cfg: cfg, journal: journal{cfg.Journal, cfg.Boot}, wake: make(chan struct{}, 1), changed: make(chan struct{}),
-		specs: map[string]Spec{}, carriers: map[string]Carrier{}, views: map[string]plan.State{}, cancels: map[uint64]context.CancelCauseFunc{},
+		specs: map[string]service.Spec{}, carriers: map[string]Carrier{}, views: map[string]plan.State{}, cancels: map[uint64]context.CancelCauseFunc{},
 	}
 	left, err := k.journal.read()
 	if err == nil {
@@ -88,7 +89,7 @@ func Open(cfg Config) (*Keeper, error) {
 }
 
 // build makes the carriers that are not there yet.
-func (k *Keeper) build(all []Spec) error {
+func (k *Keeper) build(all []service.Spec) error {
 	for _, s := range all {
 		id := s.ID()
 		if k.carriers[id] == nil {
@@ -106,11 +107,11 @@ func (k *Keeper) build(all []Spec) error {
 // SetServices says what is wanted, in any order; see Sorted.
 //
 // Errors: those of Validate; nothing has changed then.
-func (k *Keeper) SetServices(all []Spec) error {
-	if err := ValidateAll(all); err != nil {
+func (k *Keeper) SetServices(all []service.Spec) error {
+	if err := service.ValidateAll(all); err != nil {
 		return err
 	}
-	all = Sorted(all)
+	all = service.Sorted(all)
 	k.mu.Lock()
 	err := k.build(all)
 	k.mu.Unlock()
@@ -334,7 +335,7 @@ func (k *Keeper) act(ctx context.Context, work *sync.WaitGroup, a plan.Action) {
 
 func (k *Keeper) record(ids []string) error {
 	k.mu.Lock()
-	all := make([]Spec, len(ids))
+	all := make([]service.Spec, len(ids))
 	for i, id := range ids {
 		all[i] = k.specs[id]
 	}
@@ -350,7 +351,7 @@ func (k *Keeper) record(ids []string) error {
 func (k *Keeper) begin(ctx context.Context, work *sync.WaitGroup, a plan.Action, do func(Carrier, context.Context) error) {
 	k.mu.Lock()
 	spec := k.specs[a.ID]
-	c, s := k.carriers[a.ID], spec.step()
+	c, s := k.carriers[a.ID], stepOf(&spec)
 	opCtx, cancel := context.WithCancelCause(ctx)
 	k.cancels[a.Token] = cancel
 	k.mu.Unlock()

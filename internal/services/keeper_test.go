@@ -14,6 +14,7 @@ import (
 	"time"
 
 	"github.com/lockstep-ha/lockstep/internal/services/plan"
+	"github.com/lockstep-ha/lockstep/internal/services/service"
 )
 
 // theatre is where fake carriers play: what runs, and who fails or hangs.
@@ -88,7 +89,7 @@ func open(t *testing.T, th *theatre, journal string) *stage {
 	k, err := Open(Config{
 		Resource: "r0", Node: "n1", Boot: "boot-1", Journal: journal, Clock: func() time.Duration { return time.Since(begun) },
 		Log:   slog.New(slog.DiscardHandler),
-		Build: func(sp Spec) (Carrier, error) { return &actor{th, sp.Target}, nil },
+		Build: func(sp service.Spec) (Carrier, error) { return &actor{th, sp.Target}, nil },
 		Event: func(kind, _ string) {
 			s.mu.Lock()
 			defer s.mu.Unlock()
@@ -111,12 +112,12 @@ func open(t *testing.T, th *theatre, journal string) *stage {
 	return s
 }
 
-func specs(t *testing.T, lines ...string) []Spec {
+func specs(t *testing.T, lines ...string) []service.Spec {
 	t.Helper()
-	var out []Spec
+	var out []service.Spec
 	for _, l := range lines {
 		kind, text, _ := strings.Cut(l, " ")
-		s, err := Parse(Kind(kind), text)
+		s, err := service.Parse(service.Kind(kind), text)
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -326,7 +327,7 @@ func TestJournal_OfAnotherBoot_NamesNothing(t *testing.T) {
 	if err := j.write(want); err != nil {
 		t.Fatal(err)
 	}
-	if got, err := j.read(); err != nil || !slices.EqualFunc(got, want, func(a, b Spec) bool { return a.ID() == b.ID() }) {
+	if got, err := j.read(); err != nil || !slices.EqualFunc(got, want, func(a, b service.Spec) bool { return a.ID() == b.ID() }) {
 		t.Errorf("%+v, %v", got, err)
 	}
 	if got, err := (&journal{j.path, "boot-2"}).read(); err != nil || got != nil {
@@ -336,12 +337,12 @@ func TestJournal_OfAnotherBoot_NamesNothing(t *testing.T) {
 
 func TestSteps_HaveDefaults_AndAddressesAreUrgent(t *testing.T) {
 	for _, s := range specs(t, usual...) {
-		p := s.step()
-		if p.Urgent != (s.Kind == KindVIP) || p.StartTimeout == 0 || p.StopTimeout == 0 || p.MonitorTimeout == 0 || p.Interval == 0 {
+		p := stepOf(&s)
+		if p.Urgent != (s.Kind == service.KindVIP) || p.StartTimeout == 0 || p.StopTimeout == 0 || p.MonitorTimeout == 0 || p.Interval == 0 {
 			t.Errorf("%+v", p)
 		}
 	}
-	if got := (&Spec{Kind: KindUnit, Interval: time.Second, StopTimeout: time.Minute}).step(); got.Interval != time.Second || got.StopTimeout != time.Minute {
+	if got := stepOf(&service.Spec{Kind: service.KindUnit, Interval: time.Second, StopTimeout: time.Minute}); got.Interval != time.Second || got.StopTimeout != time.Minute {
 		t.Errorf("%+v", got)
 	}
 	if plan.DefaultConfig().Grace <= leaveWait {

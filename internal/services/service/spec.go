@@ -1,4 +1,4 @@
-package services
+package service
 
 import (
 	"cmp"
@@ -127,14 +127,15 @@ func (s *Spec) set(name, value string) error {
 
 // Option returns the last value of an option of its kind, "" if it was not given.
 func (s *Spec) Option(name string) string {
-	all := s.options(name)
+	all := s.All(name)
 	if len(all) == 0 {
 		return ""
 	}
 	return all[len(all)-1]
 }
 
-func (s *Spec) options(name string) []string {
+// All returns every value of an option of its kind, in the order in which they were given.
+func (s *Spec) All(name string) []string {
 	var out []string
 	for _, o := range s.Options {
 		if n, v, _ := strings.Cut(o, "="); n == name {
