@@ -96,6 +96,10 @@ func change(s *State, r *Resource, c *Command) error {
 		return setPolicy(r, c.SetPolicy)
 	case KindSetPriority:
 		return setPriority(r, c.SetPriority)
+	case KindSetServices:
+		return setServices(r, c.SetServices)
+	case KindServicesFailed:
+		return servicesFailed(r, c.ServicesFailed)
 	case KindPauseFailover:
 		r.Paused, r.PausedText = c.PauseFailover.On, c.PauseFailover.Text
 		return nil

@@ -78,6 +78,11 @@ func (c *Command) checkBody(k Kind, f *faults) {
 	case KindSetPriority:
 		f.name("node", c.SetPriority.Node)
 		f.priority(c.SetPriority.Priority)
+	case KindSetServices:
+		f.services(c.SetServices.Services)
+	case KindServicesFailed:
+		f.name("node", c.ServicesFailed.Node)
+		f.text("text", c.ServicesFailed.Text, MaxText)
 	case KindPauseFailover:
 		f.text("text", c.PauseFailover.Text, MaxText)
 	case KindAttach:

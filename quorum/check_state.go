@@ -90,7 +90,9 @@ func (r *Resource) check(s *State, f *faults) {
 			bad("%q is in the set without an instance", p.Node)
 		}
 		f.priority(p.Priority)
+		f.text("services text", p.ServicesFailed, MaxText)
 	}
+	f.services(r.Services)
 	r.checkEnds(bad)
 	r.checkAttachments(f, bad)
 	f.text("paused text", r.PausedText, MaxText)

@@ -55,6 +55,10 @@ func TestCommandCodec_RoundTripOfEveryKind(t *testing.T) {
 			c.ForcePromote = &ForcePromote{Candidate: inc("B", 1), NewEpoch: 2, Generation: 9, Fork: 3, Own: []uint64{1<<64 - 1, 4}}
 		}),
 		x.on(func(c *Command) { c.SetPriority = &SetPriority{Node: "A", Priority: -3} }),
+		x.on(func(c *Command) {
+			c.SetServices = &SetServices{Services: []Service{{Kind: "mount", Target: "/srv", Options: []string{"device=/dev/nbd0"}, StopTimeout: second, Order: 3}}}
+		}),
+		x.on(func(c *Command) { c.ServicesFailed = &ServicesFailed{Node: "A", Text: "exit 1"} }),
 		x.on(func(c *Command) { c.PauseFailover = &PauseFailover{On: true, Text: "moving racks"} }),
 		x.attach(1, "h", "/dev/nbd0", "b", true), x.detach(Detach{Number: 3, Key: key(1)}),
 		{Version: 9, NodeStarted: &NodeStarted{Node: "n", Boot: "b", Process: 4}},

@@ -31,6 +31,8 @@ type Command struct {
 	NoOp            *NoOp            `json:"no_op,omitempty"`
 	ForcePromote    *ForcePromote    `json:"force_promote,omitempty"`
 	SetPriority     *SetPriority     `json:"set_priority,omitempty"`
+	SetServices     *SetServices     `json:"set_services,omitempty"`
+	ServicesFailed  *ServicesFailed  `json:"services_failed,omitempty"`
 	PauseFailover   *PauseFailover   `json:"pause_failover,omitempty"`
 	Attach          *Attach          `json:"attach,omitempty"`
 	Detach          *Detach          `json:"detach,omitempty"`
@@ -67,6 +69,8 @@ const (
 	KindNoOp
 	KindForcePromote
 	KindSetPriority
+	KindSetServices
+	KindServicesFailed
 	KindPauseFailover
 	KindAttach
 	KindDetach
@@ -84,7 +88,7 @@ const (
 
 var kindNames = [kindEnd]string{"none", "create-resource", "register-replica", "replica-error",
 	"delete-resource", "resource-gone", "promote", "step-down", "drop-replica", "join-replica",
-	"resize", "set-policy", "hold", "no-op", "force-promote", "set-priority", "pause-failover",
+	"resize", "set-policy", "hold", "no-op", "force-promote", "set-priority", "set-services", "services-failed", "pause-failover",
 	"attach", "detach", "add-node", "remove-node", "node-started", "fence-requested", "fence-confirmed", "fence-failed",
 	"unfence", "add-token", "use-token"}
 
@@ -309,6 +313,8 @@ func (c *Command) present() [kindEnd]bool {
 		KindNoOp:            c.NoOp != nil,
 		KindForcePromote:    c.ForcePromote != nil,
 		KindSetPriority:     c.SetPriority != nil,
+		KindSetServices:     c.SetServices != nil,
+		KindServicesFailed:  c.ServicesFailed != nil,
 		KindPauseFailover:   c.PauseFailover != nil,
 		KindAttach:          c.Attach != nil,
 		KindDetach:          c.Detach != nil,

@@ -97,6 +97,8 @@ type Replica struct {
 	Priority int    `json:"priority"`  // of those equally fit the highest is promoted; default 0
 	// Lost: its node was replaced by one with nothing on its disks, which is to make a new instance.
 	Lost bool `json:"lost,omitempty"`
+	// ServicesFailed says why the services that follow the primary are not tried on this node; "": they are.
+	ServicesFailed string `json:"services_failed,omitempty"`
 }
 
 // Resource is the record of one replicated device.
@@ -138,6 +140,8 @@ type Resource struct {
 	// of shared ones. LastAttachment is the highest number that was given.
 	Attachments    []Attachment `json:"attachments,omitempty"`
 	LastAttachment uint64       `json:"last_attachment,omitempty"`
+	// Services follow the primary, in the order in which the operator gave them.
+	Services []Service `json:"services,omitempty"`
 	// LongestLease is the longest Policy.Lease that was ever in force. A process that starts
 	// behaves as if it had just acknowledged a beacon of that lease (rule 4): Policy.Lease may
 	// have been shortened while a longer one was out.
