@@ -114,6 +114,7 @@ func renderResource(b *bytes.Buffer, st *control.Status, r *control.Resource, p 
 	if text := failoverText(&r.Policy); text != "" {
 		fmt.Fprintf(b, "  failover:%s\n", p.paint(colourWarn, text))
 	}
+	renderServices(b, r.Services, p)
 	if r.Role == control.RolePrimary {
 		fmt.Fprintf(b, "  nbd clients:%d", r.NBD.Clients)
 		if r.NBD.Unix != "" {

@@ -19,7 +19,7 @@ func (a *app) resourceCmd() *cobra.Command {
 		Args:  cobra.ArbitraryArgs,
 		RunE:  a.group,
 	}
-	cmd.AddCommand(a.createCmd(), a.listCmd(), a.resizeCmd(), a.setCmd(), a.deleteCmd())
+	cmd.AddCommand(a.createCmd(), a.listCmd(), a.resizeCmd(), a.setCmd(), a.clearCmd(), a.deleteCmd())
 	return cmd
 }
 

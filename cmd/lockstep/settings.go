@@ -29,7 +29,9 @@ resource is in use.
   --freeze-deadline 30s    clients of a primary that is frozen for so long are disconnected; 0: never
   --reads lease    reads are answered under the lease
           confirm  each read asks a peer first: this also covers a host whose clock stands still
-  --priority n1=10         of several fit replicas, the one with the highest priority is promoted`,
+  --priority n1=10         of several fit replicas, the one with the highest priority is promoted
+
+` + servicesHelp,
 		Args:              cobra.ExactArgs(1),
 		ValidArgsFunction: a.completeResources,
 	}
@@ -45,6 +47,7 @@ resource is in use.
 	f.DurationVar(&deadline, "freeze-deadline", 0, "disconnect the clients of a primary that is frozen for so long; 0: never")
 	f.DurationVar(&lease, "lease", 0, "how long a primary may serve after the last word of its peers")
 	f.IntVar(&impact, "resync-impact", 0, "how much a resync may raise the latency of applications, in percent")
+	follow := servicesFlags(f)
 	f.StringArrayVar(&priorities, "priority", nil, "`NODE=NUMBER`; give it once for each node")
 	cmd.RunE = a.do(func(ctx context.Context, args []string) error {
 		s := control.Settings{
@@ -60,6 +63,9 @@ resource is in use.
 		}
 		var err error
 		if s.Priorities, err = parsePriorities(priorities); err != nil {
+			return err
+		}
+		if s.Services, err = follow(); err != nil {
 			return err
 		}
 		if err := s.Validate(); err != nil {

@@ -49,6 +49,7 @@ type Backend interface {
 
 	Settler
 	Governor
+	Servicer
 	Examiner
 	Fencer
 	Former

@@ -41,6 +41,7 @@ func (s *Server) routes() {
 	s.mux.HandleFunc("POST /v1/resources/{resource}/verify", s.verify)
 	s.settleRoutes()
 	s.governorRoutes()
+	s.serviceRoutes()
 	s.examinerRoutes()
 	s.formerRoutes()
 	s.fenceRoutes()

@@ -7,6 +7,7 @@ import (
 	"time"
 
 	"github.com/lockstep-ha/lockstep/internal/config"
+	"github.com/lockstep-ha/lockstep/internal/services/service"
 )
 
 // Governor is the part of a Backend that says who may decide about a resource, and how.
@@ -29,6 +30,8 @@ type Settings struct {
 	ReadsConfirm   *bool          `json:"reads_confirm,omitempty"`      // each read asks a peer
 	ResyncImpact   *int           `json:"resync_impact,omitempty"`      // percent, 1 to 1000
 	Priorities     map[string]int `json:"priorities,omitempty"`         // by node; the highest one is promoted first
+	// Services follow the primary. They replace all that there were; an empty list: none.
+	Services *[]service.Spec `json:"services,omitempty"`
 }
 
 // Validate reports what is wrong with s by itself, as ErrUsage; the ledger judges the values.
@@ -38,7 +41,12 @@ func (s *Settings) Validate() error {
 			return Usagef("%v", err)
 		}
 	}
-	if s.Failover == nil && s.Fencing == nil && s.OnNoQuorum == nil && s.FreezeDeadline == nil && s.Lease == nil &&
+	if s.Services != nil {
+		if err := service.ValidateAll(*s.Services); err != nil {
+			return Usagef("%v", err)
+		}
+	}
+	if s.Services == nil && s.Failover == nil && s.Fencing == nil && s.OnNoQuorum == nil && s.FreezeDeadline == nil && s.Lease == nil &&
 		s.ReadsConfirm == nil && s.ResyncImpact == nil && len(s.Priorities) == 0 {
 		return Usagef("nothing is to be changed; name a setting")
 	}

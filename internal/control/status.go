@@ -82,9 +82,9 @@ type Resource struct {
 	Policy    Policy    `json:"policy"`
 	// Attachments are the kernel devices that show this resource, and so may use it.
 	Attachments []Attachment `json:"attachments"`
-
-	Verify *Verify  `json:"verify"` // the last or running verify; null: none since the start
-	Advice []string `json:"advice"` // what is wrong, whether data is safe, what to type next
+	Services    *Services    `json:"services,omitempty"` // null: nothing follows the primary
+	Verify      *Verify      `json:"verify"`             // the last or running verify; null: none since the start
+	Advice      []string     `json:"advice"`             // what is wrong, whether data is safe, what to type next
 }
 
 // Policy is what operators chose for a resource, and whether the cluster may promote by itself.
@@ -117,6 +117,8 @@ type Replica struct {
 	Resync        *Resync `json:"resync"`         // null: none
 	InSync        bool    `json:"in_sync"`
 	Priority      int     `json:"priority"` // the highest one is promoted first
+	// ServicesFailed says why the services are not tried on that node; empty: they are.
+	ServicesFailed string `json:"services_failed,omitempty"`
 	// Divergence is set for a replica that holds another history than the ledger records.
 	Divergence *Divergence `json:"divergence,omitempty"`
 }

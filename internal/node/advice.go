@@ -27,7 +27,7 @@ type situation struct {
 // data is safe, and the next safe command. Nothing is wrong: nil.
 func advise(s situation) []string {
 	var out []string
-	for _, about := range []func(situation) []string{adviseLedger, adviseHere, advisePrimary, adviseReplicas, adviseDiverged} {
+	for _, about := range []func(situation) []string{adviseLedger, adviseHere, advisePrimary, adviseReplicas, adviseDiverged, adviseServices} {
 		out = append(out, about(s)...)
 	}
 	return out

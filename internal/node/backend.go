@@ -34,6 +34,7 @@ type backend struct {
 	keeper     *keeper       // nil, like admitter: a cluster with a shared key
 	admitter   *admitter
 	gossipKey  func(step string, key config.Key) error // nil: not to be changed
+	services   *caretakers                             // nil: nothing follows a primary
 }
 
 var _ control.Backend = (*backend)(nil)

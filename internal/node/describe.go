@@ -135,7 +135,7 @@ func (b *backend) describe(rec *quorum.Resource, w *worker, rep replica, st *rep
 	res := control.Resource{
 		Name: rec.Name, Epoch: rec.Epoch, Primary: rec.Primary.Node, InSync: rec.Set(),
 		Role: control.RoleSecondary, SizeBytes: rec.SizeBytes,
-		Policy: policyOf(rec), IO: control.IO{State: control.IONone}, DiskState: control.DiskDiskless,
+		Policy: policyOf(rec), Services: b.servicesStatus(rec), IO: control.IO{State: control.IONone}, DiskState: control.DiskDiskless,
 		NBD: control.NBD{Unix: b.cfg.NBDUnix, TCP: b.facts.nbdTCP(), Reach: tcpAddr(b.facts.nbdTCP(), addrOf(b.cfg, self)), TLS: nbdTLSOf(b.cfg), Clients: b.facts.clients(rec.Name)},
 	}
 	res.Attachments = attachmentsOf(rec, b.facts.attached(rec.Name))
@@ -149,7 +149,7 @@ func (b *backend) describe(rec *quorum.Resource, w *worker, rep replica, st *rep
 	}
 	for i := range rec.Replicas {
 		r := &rec.Replicas[i]
-		c := control.Replica{Node: r.Node, DiskState: control.DiskUnknown, Connection: control.ConnNotApplicable, InSync: r.InSet, Priority: r.Priority}
+		c := control.Replica{Node: r.Node, DiskState: control.DiskUnknown, Connection: control.ConnNotApplicable, InSync: r.InSet, Priority: r.Priority, ServicesFailed: r.ServicesFailed}
 		switch {
 		case r.Node == self:
 			c.DiskState, c.Connection = res.DiskState, control.ConnLocal

@@ -20,6 +20,7 @@ import (
 //	        stop it cannot
 //	fence   the ledger, as far as it is applied here, does not ask for this boot to be turned off, and
 //	        does not record it as off: whoever has to shoot may not reach the device
+//	services no service that must stop has failed to
 //
 // Asking takes the locks of the manager and of each replica, so a daemon in which one of these is stuck
 // is not petted either.
@@ -30,6 +31,8 @@ type kennel struct {
 	m    *manager
 	self quorum.Incumbent
 	dogs []*watchdog.Dog
+	// services returns an error if one cannot be stopped that must be.
+	services func() error
 
 	mu  sync.Mutex
 	led map[uint64]bool // resources of which this process was the recorded primary
@@ -37,7 +40,7 @@ type kennel struct {
 
 // newKennel makes the watchdogs; nothing is armed before run.
 func newKennel(cfg config.Watchdog, m *manager, self quorum.Incumbent, j *journal, log *slog.Logger) *kennel {
-	k := &kennel{m: m, self: self, led: map[uint64]bool{}}
+	k := &kennel{m: m, self: self, led: map[uint64]bool{}, services: func() error { return nil }}
 	add := func(open func() (watchdog.Timer, error)) {
 		d := watchdog.New(open, watchdog.Config{Log: log, OnArmed: func(i watchdog.Info) {
 			log.Info("watchdog is armed", "watchdog", i.Name, "timeout", i.Timeout, "resets", i.Resets)
@@ -45,6 +48,7 @@ func newKennel(cfg config.Watchdog, m *manager, self quorum.Incumbent, j *journa
 		}})
 		d.Must("role", func(time.Duration) error { return k.stopped() })
 		d.Must("fence", func(time.Duration) error { return k.unfenced() })
+		d.Must("services", func(time.Duration) error { return k.services() })
 		k.dogs = append(k.dogs, d)
 	}
 	if cfg.Device != "" && cfg.Device != config.WatchdogSystemd {

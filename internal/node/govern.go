@@ -11,7 +11,7 @@ import (
 )
 
 // Set changes settings of a resource, all of them in one command of the ledger but the priorities,
-// which have one each.
+// which have one each, and the services.
 func (b *backend) Set(ctx context.Context, resource string, s control.Settings) error {
 	rec, err := b.fresh(ctx, resource)
 	if err != nil {
@@ -28,6 +28,11 @@ func (b *backend) Set(ctx context.Context, resource string, s control.Settings) 
 			return &c
 		}, func(r *quorum.Resource) bool { p := r.Replica(node); return p == nil || p.Priority == want })
 		if err != nil {
+			return err
+		}
+	}
+	if s.Services != nil {
+		if err := b.setServices(ctx, rec, *s.Services); err != nil {
 			return err
 		}
 	}

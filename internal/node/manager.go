@@ -160,12 +160,13 @@ func (m *manager) reconcile() []*worker {
 	return started
 }
 
-// stopServing gives up every role, side by side, and returns when that is done or ctx ends.
-func (m *manager) stopServing(ctx context.Context) {
+// stopServing gives up every role, side by side, and returns when that is done or ctx ends. The roles of the
+// resources in kept stay: their services may still run.
+func (m *manager) stopServing(ctx context.Context, kept map[uint64]bool) {
 	var wg sync.WaitGroup
 	for _, w := range m.all() {
 		rep, _ := w.open()
-		if rep == nil || rep.Status().Role != rolePrimary {
+		if kept[w.id] || rep == nil || rep.Status().Role != rolePrimary {
 			continue
 		}
 		wg.Go(func() {

@@ -195,7 +195,7 @@ func TestManager_StopServingGivesEveryRoleUp(t *testing.T) {
 	if err := n1.Promote(t.Context(), "r0", control.PromoteOptions{}); err != nil {
 		t.Fatal(err)
 	}
-	n1.m.stopServing(context.Background())
+	n1.m.stopServing(context.Background(), nil)
 	if rec := c.record("r0"); !rec.Primary.None() || rec.Hold {
 		t.Errorf("after the stop: primary %v, hold %v", rec.Primary, rec.Hold)
 	}

@@ -143,6 +143,9 @@ func (b *backend) Demote(ctx context.Context, resource string) error {
 	case rep.Status().Role != rolePrimary:
 		return notPrimary(rec, b.m.self.Node)
 	}
+	if err := b.release(ctx, w); err != nil { // as long as the services may take
+		return err
+	}
 	ctx, cancel := context.WithTimeout(ctx, verbTimeout)
 	defer cancel()
 	return b.stop(ctx, w, rep, true)
@@ -178,11 +181,14 @@ func (b *backend) Switchover(ctx context.Context, resource, to string) error {
 		return err
 	}
 	defer end()
-	ctx, cancel := context.WithTimeout(ctx, verbTimeout)
-	defer cancel()
 	if err := b.targetFit(ctx, rec, to); err != nil {
 		return err
 	}
+	if err := b.release(ctx, w); err != nil {
+		return err
+	}
+	ctx, cancel := context.WithTimeout(ctx, verbTimeout)
+	defer cancel()
 	if err := b.stop(ctx, w, rep, false); err != nil {
 		return err
 	}

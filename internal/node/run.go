@@ -87,6 +87,7 @@ type daemon struct {
 	checks  *checks
 	pair    *pairGuard
 	kennel  *kennel
+	care    *caretakers
 
 	lnPeers, lnControl, lnNBDUnix, lnNBDTCP, lnHealth, lnDebug net.Listener // the last three may be nil
 }
@@ -242,6 +243,8 @@ func (d *daemon) wire(self quorum.Incumbent, j *journal) (err error) {
 		return err
 	}
 	b.alone = d.pair.reason
+	d.care = newCaretakers(d.m, d.cfg.DataDir, d.host.bootTime(), func() bool { return d.ledger.Status().HasQuorum }, b.handOver)
+	b.services, d.kennel.services = d.care, d.care.stuck
 	if err := d.wireCertificates(b, ask); err != nil {
 		return err
 	}
@@ -335,6 +338,7 @@ func (d *daemon) run(ctx context.Context, ready func()) error {
 	stopManager := start(map[string]func(context.Context) error{
 		"replicas":     func(ctx context.Context) error { d.m.run(ctx); return nil },
 		"registration": func(ctx context.Context) error { d.reg.run(ctx); return nil },
+		"services":     func(ctx context.Context) error { d.care.run(ctx); return nil },
 	})
 	stopDogs := start(map[string]func(context.Context) error{"watchdog": d.kennel.run})
 	stopFront := start(d.front())
@@ -351,9 +355,10 @@ func (d *daemon) run(ctx context.Context, ready func()) error {
 	}
 	d.notify(sd.SdNotifyStopping)
 	d.m.closing.Store(true)
-	d.fail.kick() // whoever decides need not wait for our silence
+	d.fail.kick()                // whoever decides need not wait for our silence
+	kept := d.care.stopAll(base) // each has its deadline
 	limit, cancel := context.WithTimeout(base, stopTimeout)
-	d.m.stopServing(limit)
+	d.m.stopServing(limit, kept)
 	cancel()
 	// Side by side: a connection ends when its last request does, and requests that a frozen
 	// replica holds end with the replica.

@@ -160,6 +160,7 @@ func better(r *quorum.Resource, w *watch, i, j int) bool {
 	return cmp.Or(
 		first(!unclean(&a.Report), !unclean(&b.Report)),
 		first(a.Node != w.tried, b.Node != w.tried),
+		first(r.Replicas[i].ServicesFailed == "", r.Replicas[j].ServicesFailed == ""),
 		cmp.Compare(r.Replicas[i].Priority, r.Replicas[j].Priority),
 		cmp.Compare(a.Epoch, b.Epoch),
 		// Its clients and services are there; but who has just given the role up had a reason.
