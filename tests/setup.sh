@@ -9,6 +9,7 @@ qemu-img:qemu-utils qemu-io:qemu-utils qemu-storage-daemon:qemu-utils fio:fio mk
 e2fsck:e2fsprogs fusermount3:fuse3 strace:strace jq:jq ip:iproute2 losetup:mount
 fence_dummy:fence-agents haproxy:haproxy curl:curl ocf-tester:resource-agents xmllint:libxml2-utils
 shellcheck:shellcheck systemd-analyze:systemd udevadm:udev unshare:util-linux"
+fence_dummy:fence-agents haproxy:haproxy curl:curl dbus-daemon:dbus"
 
 PATH=$PATH:/usr/sbin:/sbin
 missing=
@@ -18,6 +19,7 @@ for entry in $wanted; do
 done
 # QEMU speaks NBD through a module of its own.
 if ! ls /usr/lib/*/qemu/block-*.so >/dev/null 2>&1; then need qemu-block-extra; fi
+[ -e /usr/lib/ocf/resource.d/heartbeat/Dummy ] || need resource-agents
 command -v fio >/dev/null 2>&1 && ! fio --enghelp 2>/dev/null | grep -qw nbd && need fio
 
 [ -n "$missing" ] || exit 0

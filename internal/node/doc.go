@@ -22,6 +22,8 @@
 //	admitter   lets nodes in that have a token, and signs certificates where the authority's key is
 //	keeper     renews this node's certificate
 //	registrar  has the ledger record which process of this node runs
+//	care       what follows the primary: tells the keepers of services (package services) about the role, and
+//	           the ledger where they failed
 //	checks     what proxies are told about who is primary (package health)
 //	exports    which resource the NBD server may serve here, and how it refuses the others; who is
 //	           attached, and that nobody else is served beside an exclusive attachment
@@ -60,6 +62,9 @@
 //	manager.run  hands each applied state to the workers and starts them; wake, capacity 1
 //	worker.run   one for each resource with a replica here; opens, feeds and closes it; wake,
 //	             capacity 1: only the newest record counts
+//	caretakers.run  starts one caretaker for each resource with a replica here. A caretaker looks each 50 ms and
+//	             at each notice; below it are the keeper of its services and one goroutine for the proposal or
+//	             the switchover under way
 //	places.run   asks other nodes where clients reach the primaries; 16 questions wait at most
 //	replica      one for each open replica: device.Run, which owns those of docs/threads.md
 //
@@ -67,7 +72,8 @@
 //
 // # Order at the end
 //
-// Clients first, the ledger late: a primary stops serving, then proposes StepDown, for which
+// Services first, as long as they may take; where one cannot be stopped, the role is kept until the process
+// ends. Then clients, the ledger late: a primary stops serving, then proposes StepDown, for which
 // it needs the ledger and the transport; replicas are then closed clean; the ledger stays for up to
 // lingerTimeout where others need its vote to go on without this node; it and the transport go last.
 // Giving up roles is bounded by stopTimeout, after which the process leaves without a clean mark,

@@ -20,7 +20,7 @@ const (
 	servicesLook = 50 * time.Millisecond
 	// leaseGrace is how long a primary that reaches the ledger may be without its lease before its addresses
 	// go: a secondary that dies takes the lease away until it is dropped, and that is no reason.
-	leaseGrace = time.Second
+	leaseGrace = 500 * time.Millisecond
 	// servicesRetry is how long a node on which the services failed is not tried again, unless an operator
 	// clears it.
 	servicesRetry = 10 * time.Minute
