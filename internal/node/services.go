@@ -26,6 +26,8 @@ const (
 	servicesRetry = 10 * time.Minute
 	// handOverPause is the time between two tries to give the role to a node where the services may run.
 	handOverPause = 5 * time.Second
+	// recordPause is the same for what the ledger has to know.
+	recordPause = time.Second
 )
 
 // caretakers have one caretaker for each resource with a replica here.
@@ -273,13 +275,15 @@ func (t *caretaker) settle(ctx context.Context, work *sync.WaitGroup, rec *quoru
 	case rec == nil || rec.Deleted || now < t.nextTry:
 		return
 	case failed != "" && t.mark == "":
+		t.nextTry = now + recordPause
 		do = func(ctx context.Context) error { return t.record(ctx, rec, failed) }
-	case failed != "":
+	case failed != "": // it is recorded
 		t.mu.Lock()
 		t.failed = ""
 		t.mu.Unlock()
 		return
 	case t.mark != "" && now-t.markSince > servicesRetry:
+		t.nextTry = now + recordPause
 		do = func(ctx context.Context) error { return t.record(ctx, rec, "") }
 	case t.mark != "" && t.leads && len(rec.Services) > 0 && t.keeper.Idle() && handsOver(rec):
 		t.nextTry = now + handOverPause
