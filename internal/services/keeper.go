@@ -48,10 +48,9 @@ type Keeper struct {
 
 	mu       sync.Mutex
 	plan     *plan.Plan
-	todo     []plan.Action // not yet carried out
-	changed  chan struct{} // closed and replaced with each step
-	stuck    string        // what cannot be stopped; "" when nothing is
-	stopping bool
+	todo     []plan.Action           // not yet carried out
+	changed  chan struct{}           // closed and replaced with each step
+	stuck    string                  // what cannot be stopped; "" when nothing is
 	specs    map[string]service.Spec // by id, of all that is wanted or may run
 	carriers map[string]Carrier
 	views    map[string]plan.State              // as they were told last

@@ -177,10 +177,7 @@ func TestPlan_KeepsItsPromises_WhateverFails(t *testing.T) {
 		epoch := uint64(0)
 		t.Repeat(map[string]func(*rapid.T){
 			"services": func(t *rapid.T) {
-				w.want = nil
-				for _, id := range rapid.Permutation(ids).Draw(t, "order")[:rapid.IntRange(0, len(ids)).Draw(t, "count")] {
-					w.want = append(w.want, id)
-				}
+				w.want = slices.Clone(rapid.Permutation(ids).Draw(t, "order")[:rapid.IntRange(0, len(ids)).Draw(t, "count")])
 				w.step(Event{Kind: EvServices, Steps: testSteps(w.want...)})
 			},
 			"promoted": func(t *rapid.T) {
