@@ -271,3 +271,48 @@ func TestAgents_OfTheDistribution(t *testing.T) {
 		return nil
 	})
 }
+
+// All nodes of a lab see the same mounts, so that one device stands for the kernel's on each of them: what the
+// old primary did not unmount, the new one would find mounted.
+func TestMount_ComesBeforeTheAddress_AndMovesWithTheRole(t *testing.T) {
+	t.Parallel()
+	r := start(t)
+	need.Tool(t, "mkfs.ext4", "e2fsprogs")
+	need.Tool(t, "losetup", "mount")
+	need.Device(t, "/dev/loop-control")
+	image := proc.SparseFile(t, 16*cluster.MiB)
+	proc.Run(t, "mkfs.ext4", "-q", "-F", image)
+	loop := strings.TrimSpace(proc.Run(t, "losetup", "-f", "--show", image))
+	t.Cleanup(func() { proc.Run(t, "losetup", "-d", loop) })
+	dir := filepath.Join(r.state, "mnt")
+	t.Cleanup(func() { proc.Try(t, "umount", dir) })
+	r.up("n1", "--mount", dir+",device="+loop+",opt=noatime")
+	if err := os.WriteFile(filepath.Join(dir, "file"), []byte("by n1"), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	r.MustCLI("n1", "switchover", "r0", "--to", "n2")
+	r.runs("n2")
+	if b, err := os.ReadFile(filepath.Join(dir, "file")); string(b) != "by n1" {
+		t.Errorf("the file holds %q, %v", b, err)
+	}
+	var order []string
+	for _, v := range r.Status("n2").Services.List {
+		kind, _, _ := strings.Cut(v.Name, " ")
+		order = append(order, kind)
+	}
+	if want := []string{"mount", "vip", "exec"}; !slices.Equal(order, want) {
+		t.Errorf("order %q, want %q", order, want)
+	}
+	for node, want := range map[string][]string{"n1": {"running", "stopping", "stopped"}, "n2": {"starting", "running"}} {
+		events := r.MustCLI(node, "events")
+		for _, state := range want {
+			if !strings.Contains(events, "mount "+dir+",device="+loop+",opt=noatime is "+state) {
+				t.Errorf("%s never says that the mount is %s:\n%s", node, state, events)
+			}
+		}
+	}
+	r.MustCLI("n2", "demote", "r0")
+	if _, err := os.Stat(filepath.Join(dir, "file")); !errors.Is(err, os.ErrNotExist) {
+		t.Errorf("after a demote the file system is mounted: %v", err)
+	}
+}
