@@ -18,6 +18,7 @@ import (
 	"github.com/coreos/go-systemd/v22/daemon"
 	"github.com/spf13/cobra"
 
+	"github.com/lockstep-ha/lockstep/internal/config"
 	"github.com/lockstep-ha/lockstep/internal/control"
 	"github.com/lockstep-ha/lockstep/internal/pki"
 	"github.com/lockstep-ha/lockstep/nbd/attach"
@@ -293,7 +294,7 @@ func (a *app) listAttached(ctx context.Context, dir string) error {
 	}
 	var b bytes.Buffer
 	for _, st := range list {
-		fmt.Fprintf(&b, "%s %s %s size:%s", st.Device, st.Resource, st.State, bytesText(st.SizeBytes))
+		fmt.Fprintf(&b, "%s %s %s size:%v", st.Device, st.Resource, st.State, config.Size(st.SizeBytes))
 		if st.State == attach.StateServing {
 			fmt.Fprintf(&b, " server:%s", st.Server)
 		}
