@@ -38,7 +38,6 @@ type fakeDev struct {
 type fakeSock struct {
 	nc      net.Conn
 	dead    bool
-	sendMu  sync.Mutex
 	waiting map[uint64]chan fakeReply // under fakeKernel.mu
 	reads   map[uint64]int            // bytes that the reply brings
 }

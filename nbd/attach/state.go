@@ -49,7 +49,7 @@ var devicePath = regexp.MustCompile(`^/dev/nbd(0|[1-9][0-9]{0,4})$`)
 func (s *Spec) Index() (uint32, error) {
 	m := devicePath.FindStringSubmatch(s.Device)
 	if m == nil {
-		return 0, fmt.Errorf("%q: %w: want /dev/nbd0, /dev/nbd1, ...", s.Device, ErrNoDevice)
+		return 0, fmt.Errorf("%q: %w: want /dev/nbd0, or another number", s.Device, ErrNoDevice)
 	}
 	n, err := strconv.ParseUint(m[1], 10, 32)
 	return uint32(n), err
@@ -59,7 +59,7 @@ func (s *Spec) Index() (uint32, error) {
 func (s *Spec) Validate() error {
 	var faults []error
 	if s.Resource == "" {
-		faults = append(faults, errors.New("which resource?"))
+		faults = append(faults, errors.New("no resource is named"))
 	}
 	if _, err := s.Index(); err != nil {
 		faults = append(faults, err)
