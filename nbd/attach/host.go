@@ -238,16 +238,19 @@ func (h *host) serve(ctx context.Context, conns []net.Conn, ready func(Status)) 
 	for {
 		select {
 		case o := <-h.detach:
-			release, err := h.disconnect(o)
-			if err != nil {
+			over := func() { // relay and connections have ended
+				cancel(nil)
+				<-relayDone
+				<-deviceDone
+			}
+			if err := h.disconnect(o, over); err != nil {
 				o.done <- err
+				if o.force {
+					return err // there is nothing left to go on with; the next relay can
+				}
 				continue
 			}
-			cancel(nil)
-			<-relayDone
-			<-deviceDone
-			release()
-			err = h.unregister(o.ctx)
+			err := h.unregister(o.ctx)
 			o.done <- err
 			return err
 		case err := <-relayDone: // for good, or ctx has ended
@@ -266,23 +269,38 @@ func (h *host) serve(ctx context.Context, conns []net.Conn, ready func(Status)) 
 	}
 }
 
-// disconnect takes the device from the kernel; unless forced, only when nobody uses it and everything
-// written to it is answered.
-func (h *host) disconnect(o detachOrder) (release func(), err error) {
-	release = func() {}
-	if !o.force && h.env.Claim != nil {
-		if release, err = h.env.Claim(o.ctx, h.state.Spec.Device, h.state.Spec.ReadOnly); err != nil {
-			return nil, err
-		}
+// disconnect takes the device from the kernel, and calls over; unless forced, only when nobody uses it and
+// everything written to it is answered.
+func (h *host) disconnect(o detachOrder, over func()) error {
+	if o.force {
+		// The connections first: the kernel says goodbye on each of them, and waits for good on one that
+		// is full of requests which nobody reads, for want of a server.
+		over()
+		return h.disconnected(h.env.Kernel.Disconnect(h.device.index))
 	}
-	if err := h.env.Kernel.Disconnect(h.device.index); err != nil {
-		release()
-		return nil, err
+	if h.env.Claim != nil {
+		release, err := h.env.Claim(o.ctx, h.state.Spec.Device, h.state.Spec.ReadOnly)
+		if err != nil {
+			return err
+		}
+		defer release()
+	}
+	if err := h.disconnected(h.env.Kernel.Disconnect(h.device.index)); err != nil {
+		return err
+	}
+	over()
+	return nil
+}
+
+// disconnected takes in that the kernel has disconnected the device.
+func (h *host) disconnected(err error) error {
+	if err != nil {
+		return err
 	}
 	if err := h.change(func(st *State) { st.Configured = false }); err != nil {
 		h.env.Logger.Warn("the state file is behind", "err", err) // it goes with the registration
 	}
-	return release, nil
+	return nil
 }
 
 // unregister ends the registration of a device that is gone.

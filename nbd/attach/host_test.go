@@ -225,6 +225,29 @@ func TestDetach_NoPrimary_DeviceGoes_RegistrationIsEndedLater(t *testing.T) {
 	}
 }
 
+func TestDetach_Forced_WithRequestsThatNobodyAnswers_FailsThemAndEnds(t *testing.T) {
+	b := newBench(t)
+	s := b.start()
+	b.c.moveTo(-1)
+	failed := make(chan error, 1)
+	go func() {
+		_, err := b.k.write(3, 1, 0)
+		failed <- err
+	}()
+	await(t, "the write waits", func() bool {
+		st, err := Query(t.Context(), b.s.Dir, b.s.Device)
+		return err == nil && st.Unfinished == 1 && st.State == StateWaiting
+	})
+	if err := Detach(t.Context(), b.s.Dir, b.s.Device, true, 50*time.Millisecond); err == nil {
+		t.Error("the registration cannot have been ended")
+	}
+	if err := <-failed; !errors.Is(err, errNoDevice) {
+		t.Errorf("the user saw %v", err)
+	}
+	<-s.done
+	s.done <- nil
+}
+
 func TestServe_Refusals_LeaveNothingBehind(t *testing.T) {
 	for _, tc := range []struct {
 		name   string

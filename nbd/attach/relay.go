@@ -308,12 +308,16 @@ func (r *Relay) Status() RelayStatus {
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	st := RelayStatus{
-		Serving: r.sess != nil, Failing: r.failing != nil || r.ended != nil,
-		Server: r.last.String(), Session: r.session, Number: r.number, Size: r.size,
+		Failing: r.failing != nil || r.ended != nil,
+		Server:  r.last.String(), Session: r.session, Number: r.number, Size: r.size,
 		Unfinished: r.table.n, Sessions: r.sessions, Resent: r.resent,
 	}
+	u := r.next // about to be the session
 	if r.sess != nil {
-		st.Session = r.sess.u.session
+		u = r.sess.u
+	}
+	if u != nil {
+		st.Serving, st.Session, st.Server = true, u.session, u.server.String()
 		return st
 	}
 	st.Away = time.Since(r.lostAt)

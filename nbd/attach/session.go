@@ -6,6 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"log/slog"
 	"slices"
 	"sync"
 	"sync/atomic"
@@ -169,7 +170,11 @@ func (r *Relay) lose(s *session) {
 	waiting := r.table.n
 	r.mu.Unlock()
 	complete(orphans, nbd.ErrDrop)
-	r.cfg.Logger.Warn("session lost", "resource", r.cfg.Who.Resource, "server", s.u.server.String(), "session", s.u.session,
+	level := slog.LevelWarn
+	if errors.Is(s.err, context.Canceled) || errors.Is(s.err, errGrown) {
+		level = slog.LevelInfo // our own wish
+	}
+	r.cfg.Logger.Log(context.Background(), level, "session lost", "resource", r.cfg.Who.Resource, "server", s.u.server.String(), "session", s.u.session,
 		"unfinished", waiting, "reason", s.err)
 }
 
