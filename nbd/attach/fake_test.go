@@ -35,6 +35,7 @@ type cluster struct {
 	session  uint64     // the newest that is open
 	newest   *share     // of that session
 	brought  [][]uint64 // by session in order of opening: the first 8 bytes of each write
+	looked   int        // times that somebody only asked
 	answer   func(*nbd.Request) error
 	mute     bool // requests are taken and not answered
 	discard  bool // writes are noted nowhere
@@ -147,6 +148,7 @@ func (s *share) Number() uint64 { return s.number }
 func (s *share) Lookup(context.Context) (*nbd.Export, error) {
 	s.n.c.mu.Lock()
 	defer s.n.c.mu.Unlock()
+	s.n.c.looked++
 	return s.export(), s.n.refuse()
 }
 
@@ -170,7 +172,7 @@ func (s *share) Open(context.Context) (*nbd.Export, error) {
 }
 
 func (s *share) export() *nbd.Export {
-	return &nbd.Export{Name: "r0", Size: s.n.c.size, Features: nbd.FeaturesUsual, Backend: s, BlockSize: nbd.BlockSize{Min: 1}}
+	return &nbd.Export{Name: "r0", Description: fmt.Sprintf("r0 on n%d", s.n.i), Size: s.n.c.size, Features: nbd.FeaturesUsual, Backend: s, BlockSize: nbd.BlockSize{Min: 1}}
 }
 
 // Submit carries requests out; everything of a closed session is dropped.

@@ -5,6 +5,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"os"
 	"slices"
 	"sync"
 	"sync/atomic"
@@ -258,6 +259,28 @@ func TestRelay_ServerFallsSilent_TheNextPrimaryGetsEverything(t *testing.T) {
 	}
 	if st := r.Status(); st.Server != c.nodes[1].where.String() {
 		t.Errorf("server %s", st.Server)
+	}
+}
+
+func TestRelay_SlowServerWithTwoAddresses_IsNotItsOwnRival(t *testing.T) {
+	c := newCluster(t, 1)
+	other := Server{"unix", c.nodes[0].where.Addr + "2"}
+	if err := os.Symlink(c.nodes[0].where.Addr, other.Addr); err != nil {
+		t.Fatal(err)
+	}
+	cfg := testConfig(c)
+	cfg.Servers = append(cfg.Servers, other)
+	cfg.Stall = 5 * time.Millisecond
+	r := open(t, cfg)
+	cl := r.dial()
+	c.set(func() { c.mute = true })
+	q, p := write(1, 1, 0, 512)
+	cl.Send(q, p)
+	await(t, "the other address has been asked three times", func() bool { c.mu.Lock(); defer c.mu.Unlock(); return c.looked >= 3 })
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if len(c.brought) != 1 {
+		t.Errorf("%d sessions, want the one that is slow", len(c.brought))
 	}
 }
 

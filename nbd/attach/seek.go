@@ -22,7 +22,7 @@ const (
 type wish struct {
 	resume   bool          // the registration exists
 	deadline time.Duration // since the loss: then requests fail; 0: never
-	except   Server        // not this one
+	rivalOf  *upstream     // not its server, nor another address of its node
 }
 
 // seek tries all servers at the same time, each again and again, until one has admitted a session. It
@@ -102,7 +102,7 @@ type told struct {
 }
 
 func (s *seeking) start(ctx context.Context, srv Server) {
-	if srv == s.wish.except || s.kick[srv] != nil {
+	if s.kick[srv] != nil || s.wish.rivalOf != nil && s.wish.rivalOf.server == srv {
 		return
 	}
 	kick := make(chan struct{}, 1)
@@ -159,6 +159,9 @@ func (s *seeking) try(ctx context.Context, srv Server) (_ *upstream, err error) 
 	if err := u.attachTo(ctx, who); err != nil {
 		return nil, err
 	}
+	if err := s.mayRival(ctx, u); err != nil {
+		return nil, err
+	}
 	// One at a time: if two of the servers are two addresses of one node, the second GO would end the
 	// session that the first has just got.
 	select {
@@ -175,6 +178,26 @@ func (s *seeking) try(ctx context.Context, srv Server) (_ *upstream, err error) 
 		return nil, &Refusal{Server: srv, Why: ErrNotLockstep, Text: "the export has no FLUSH: the kernel would drop every barrier"}
 	}
 	return u, nil
+}
+
+// errSameNode is a rival that is none.
+var errSameNode = errors.New("another address of the node that has the session")
+
+// mayRival keeps a session's own node from being taken for its rival. It would admit us, as it would any
+// newer session, and end the one that is only slow: everything unfinished would be sent again, and a slow
+// primary would become a slower one.
+func (s *seeking) mayRival(ctx context.Context, u *upstream) error {
+	old := s.wish.rivalOf
+	if old == nil {
+		return nil
+	}
+	if err := u.enter(ctx, s.r.cfg.Who.Resource, true); err != nil {
+		return err
+	}
+	if u.info.about == old.info.about {
+		return errSameNode
+	}
+	return nil
 }
 
 // discover asks for more servers, now and then, until ctx ends.

@@ -61,8 +61,9 @@ const (
 	repErrUnknown  = repErr | 6
 	repErrShutdown = repErr | 7
 
-	infoExport    = uint16(0)
-	infoBlockSize = uint16(3)
+	infoExport      = uint16(0)
+	infoDescription = uint16(2)
+	infoBlockSize   = uint16(3)
 
 	maxReplyData = 64 << 10 // bytes; no reply to our options comes near
 	readAhead    = 128 << 10
@@ -79,6 +80,7 @@ type exportInfo struct {
 	size  int64 // bytes
 	flags uint16
 	block nbd.BlockSize
+	about string // for people; of a lockstep node it names the node, so equal ones are of one node
 }
 
 // upstream is a connection to a server: attached after attachTo, transmitting after enter.
@@ -281,8 +283,9 @@ func (u *upstream) enter(ctx context.Context, export string, look bool) error {
 	}
 	b := binary.BigEndian.AppendUint32(nil, uint32(len(export)))
 	b = append(b, export...)
-	b = binary.BigEndian.AppendUint16(b, 1)
+	b = binary.BigEndian.AppendUint16(b, 2)
 	b = binary.BigEndian.AppendUint16(b, infoBlockSize)
+	b = binary.BigEndian.AppendUint16(b, infoDescription)
 	return u.within(ctx, d, func() error {
 		replies, err := u.option(opt, b)
 		if err != nil {
@@ -312,6 +315,8 @@ func decodeInfo(replies []reply) (x exportInfo, err error) {
 			}
 			x.size, x.flags = int64(binary.BigEndian.Uint64(d)), binary.BigEndian.Uint16(d[8:])
 			known = x.size >= 0
+		case infoDescription:
+			x.about = string(d)
 		case infoBlockSize:
 			if len(d) != 12 {
 				return x, errors.New("malformed block sizes of the export")

@@ -91,14 +91,15 @@ func (r *Relay) silent(s *session) bool {
 	return owes && time.Duration(sinceEpoch()-s.heard.Load()) >= r.cfg.Stall
 }
 
-// rival looks for a session at another server for a moment; nil if there is none.
+// rival looks for a session at another node for a moment; nil if there is none. The node that has the
+// session is left alone: while it is primary the others refuse, and it is merely slow.
 func (r *Relay) rival(ctx context.Context, s *session) *upstream {
 	if list := r.known(); len(list) == 1 && list[0] == s.u.server && r.cfg.Discover == nil {
 		return nil
 	}
 	ctx, cancel := context.WithTimeout(ctx, max(r.cfg.Stall, time.Second))
 	defer cancel()
-	u, err := r.seek(ctx, wish{resume: true, except: s.u.server})
+	u, err := r.seek(ctx, wish{resume: true, rivalOf: s.u})
 	if err != nil {
 		return nil // a refusal for good comes again when the session is lost
 	}
