@@ -21,6 +21,7 @@ import (
 	"github.com/lockstep-ha/lockstep/internal/config"
 	"github.com/lockstep-ha/lockstep/internal/control"
 	"github.com/lockstep-ha/lockstep/internal/pki"
+	"github.com/lockstep-ha/lockstep/internal/writepath"
 	"github.com/lockstep-ha/lockstep/nbd/attach"
 )
 
@@ -163,8 +164,12 @@ func (a *app) relayCmd() *cobra.Command {
 	}
 }
 
-// serveRelay is a relay's whole life.
+// serveRelay is a relay's whole life. It stands in the write path of its own host: what it cannot be
+// protected against there it says, and serves all the same.
 func serveRelay(ctx context.Context, spec attach.Spec, log *slog.Logger, ready func(attach.Status)) error {
+	for _, l := range writepath.Enter(writepath.All()) {
+		log.Warn("not protected under memory pressure", "what", l.What, "err", l.Err, "next", l.Next)
+	}
 	return attach.Serve(ctx, spec, attachEnv(spec, log), ready)
 }
 
