@@ -9,6 +9,7 @@ import (
 	"net"
 	"os"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"golang.org/x/sys/unix"
@@ -56,7 +57,9 @@ type device struct {
 	conns  int
 	export nbd.Export
 	log    *slog.Logger
-	sizes  chan int64 // capacity 1: the newest size that the kernel has not been told
+	// leaving: the device has been disconnected.
+	leaving atomic.Bool
+	sizes   chan int64 // capacity 1: the newest size that the kernel has not been told
 }
 
 func newDevice(k Kernel, r *Relay, st *State, log *slog.Logger) *device {
@@ -180,18 +183,15 @@ func (d *device) reconnect() (net.Conn, error) {
 // serve serves the kernel's connections until ctx ends or the device is gone; conns are those that stand
 // already, nil where there is one to be made.
 func (d *device) serve(ctx context.Context, conns []net.Conn) error {
-	ctx, cancel := context.WithCancelCause(ctx)
-	defer cancel(nil)
-	var slots sync.WaitGroup
+	ctx, cancel := context.WithCancel(ctx)
+	var slots, helpers sync.WaitGroup
+	defer helpers.Wait()
+	defer cancel()
 	for _, nc := range conns {
-		slots.Go(func() {
-			if err := d.slot(ctx, nc); err != nil {
-				cancel(err)
-			}
-		})
+		slots.Go(func() { d.slot(ctx, nc) })
 	}
-	slots.Go(func() { d.resize(ctx) })
-	slots.Go(func() {
+	helpers.Go(func() { d.resize(ctx) })
+	helpers.Go(func() {
 		err := d.kernel.LinkDead(ctx, func(index uint32) {
 			if index == d.index {
 				d.log.Warn("the kernel gave up a connection of the device; it gets another", "device", d.index)
@@ -202,8 +202,8 @@ func (d *device) serve(ctx context.Context, conns []net.Conn) error {
 		}
 	})
 	slots.Wait()
-	if err := context.Cause(ctx); errors.Is(err, errGoodbye) {
-		return err
+	if d.leaving.Load() {
+		return errGoodbye
 	}
 	return nil
 }
@@ -215,14 +215,18 @@ const (
 
 // slot keeps one connection of the kernel alive. What the kernel is given and does not take, for it has
 // no dead connection just then, it closes: that looks like any other end, and is tried again.
-func (d *device) slot(ctx context.Context, nc net.Conn) error {
+//
+// The kernel says goodbye on one connection after the other. Whoever hears it leaves the others alone, so
+// that the kernel finds them open.
+func (d *device) slot(ctx context.Context, nc net.Conn) {
 	wait := slotFirst
-	for ctx.Err() == nil {
+	for ctx.Err() == nil && (nc != nil || !d.leaving.Load()) {
 		if nc == nil {
 			var err error
 			if nc, err = d.reconnect(); err != nil {
 				if _, connected, kerr := d.kernel.Backend(d.index); kerr == nil && !connected {
-					return errGoodbye
+					d.leaving.Store(true)
+					return
 				}
 				d.log.Warn("the kernel does not take a connection", "device", d.index, "err", err)
 			}
@@ -232,7 +236,8 @@ func (d *device) slot(ctx context.Context, nc net.Conn) error {
 			cfg := nbd.Config{MaxRequests: maxRequests, MaxBytes: int64(window / d.conns), Logger: d.log}
 			err := nbd.ServeTransmission(ctx, nc, &d.export, cfg, d.relay.ConnEnded)
 			if err == nil {
-				return errGoodbye
+				d.leaving.Store(true)
+				return
 			}
 			nc = nil
 			d.log.Debug("a connection of the kernel has ended", "device", d.index, "reason", err)
@@ -248,7 +253,6 @@ func (d *device) slot(ctx context.Context, nc net.Conn) error {
 		}
 		wait = min(2*wait, slotLast)
 	}
-	return nil
 }
 
 // onSize is Config.OnSize: the newest size replaces one that the kernel has not been told yet.
