@@ -1,0 +1,185 @@
+package rig
+
+import (
+	"bufio"
+	"debug/elf"
+	"fmt"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"regexp"
+	"strings"
+	"testing"
+
+	"github.com/lockstep-ha/lockstep/tests/internal/cluster"
+	"github.com/lockstep-ha/lockstep/tests/internal/need"
+)
+
+// Module names a kernel module that the guest loads at boot.
+type Module struct {
+	Name   string
+	Params string // name=value, separated by spaces
+}
+
+// baseModules let the guest reach its disks and the test.
+var baseModules = []Module{
+	{Name: "virtio_pci"}, {Name: "virtio_console"}, {Name: "virtio_blk"}, {Name: "loop"}, {Name: "ext4"},
+}
+
+// applets of busybox are links to it, made beforehand: faster than to have it make them at each boot.
+var applets = strings.Fields(`sh cat cp mv rm ln ls mkdir rmdir mount umount sync sleep kill killall pidof ps grep
+	sed awk cut head tail wc sort cmp diff dd df du find stat touch chmod ip losetup free dmesg mknod date echo test true
+	false seq tr od hexdump md5sum sha256sum env id hostname uname truncate fsync xargs tee readlink realpath setsid
+	timeout nc blockdev reboot poweroff printf basename dirname less vi`)
+
+// Tool is a program of this machine that the guest gets, with its shared libraries.
+type Tool struct{ Name, Package string }
+
+// Contents says what a guest has beyond busybox, the guest program and lockstep itself.
+type Contents struct {
+	Modules []Module
+	Tools   []Tool
+	Files   map[string][]byte // path to content; a file below /bin or /sbin is executable
+}
+
+// Initramfs makes the file that a kernel unpacks at boot, in the test's own directory, and returns its path.
+func Initramfs(t testing.TB, k Kernel, c Contents) string {
+	t.Helper()
+	busybox := need.Tool(t, "busybox", "busybox-static")
+	if !static(busybox) {
+		need.Skip(t, "needs a static busybox: apt-get install busybox-static")
+	}
+	var tools []string
+	for _, tool := range c.Tools {
+		tools = append(tools, need.Tool(t, tool.Name, tool.Package))
+	}
+	path := filepath.Join(t.TempDir(), "initramfs")
+	f, err := os.Create(path)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer f.Close()
+	w := bufio.NewWriterSize(f, 1<<20)
+	a := archive{cpio: newCPIO(w), have: map[string]bool{}}
+	a.add("/init", guestProgram(t))
+	a.symlink("/bin/guest", "/init")
+	a.add("/bin/lockstep", cluster.Binary(t))
+	a.add("/bin/busybox", busybox)
+	for _, name := range applets {
+		a.symlink("/bin/"+name, "busybox")
+	}
+	for _, dir := range []string{"/proc", "/sys", "/dev", "/run", "/tmp", "/mnt", "/etc", "/root"} {
+		a.dir(dir)
+	}
+	a.symlink("/etc/mtab", "/proc/mounts") // umount and nbd-client look there
+	a.tools(tools)
+	a.modules(k, append(append([]Module(nil), baseModules...), c.Modules...))
+	for name, content := range c.Files {
+		mode := os.FileMode(0o644)
+		if strings.HasPrefix(name, "/bin/") || strings.HasPrefix(name, "/sbin/") {
+			mode = 0o755
+		}
+		a.file(name, mode, content)
+	}
+	if err := a.close(); err != nil {
+		t.Fatal(err)
+	}
+	if err := w.Flush(); err != nil {
+		t.Fatal(err)
+	}
+	return path
+}
+
+// archive is a cpio that takes things from this machine.
+type archive struct {
+	*cpio
+	have map[string]bool // paths of libraries that are in it
+}
+
+// add copies a file of this machine.
+func (a *archive) add(name, from string) {
+	b, err := os.ReadFile(from)
+	if err != nil {
+		a.fail(err)
+		return
+	}
+	a.file(name, 0o755, b)
+}
+
+func (a *archive) fail(err error) {
+	if a.err == nil {
+		a.err = err
+	}
+}
+
+var library = regexp.MustCompile(`(?m)^\s*(?:\S+ => )?(/\S+) \(0x`)
+
+// tools adds programs under /sbin, and their libraries where ldd finds them.
+func (a *archive) tools(paths []string) {
+	for _, p := range paths {
+		a.add("/sbin/"+filepath.Base(p), p)
+		if static(p) {
+			continue
+		}
+		out, err := exec.Command("ldd", p).CombinedOutput()
+		if err != nil {
+			a.fail(fmt.Errorf("ldd %s: %w: %s", p, err, out))
+			return
+		}
+		for _, m := range library.FindAllStringSubmatch(string(out), -1) {
+			if lib := m[1]; !a.have[lib] {
+				a.have[lib] = true
+				a.add(lib, lib)
+			}
+		}
+	}
+}
+
+// modules adds kernel modules and the list that the guest loads them by.
+func (a *archive) modules(k Kernel, ms []Module) {
+	params := map[string]string{}
+	var names []string
+	for _, m := range ms {
+		names = append(names, m.Name)
+		params[moduleName(m.Name)] = m.Params
+	}
+	files, err := k.Modules(names...)
+	if err != nil {
+		a.fail(err)
+		return
+	}
+	var list strings.Builder
+	for _, f := range files {
+		base := filepath.Base(f)
+		a.add("/lib/modules/"+base, f)
+		fmt.Fprintln(&list, strings.TrimSpace("/lib/modules/"+base+" "+params[moduleName(strings.TrimSuffix(base, ".ko"))]))
+	}
+	a.file("/etc/modules", 0o644, []byte(list.String()))
+}
+
+// static reports whether a program needs no loader. What is no ELF file, a script, needs what it names.
+func static(path string) bool {
+	f, err := elf.Open(path)
+	if err != nil {
+		return true
+	}
+	defer f.Close()
+	for _, p := range f.Progs {
+		if p.Type == elf.PT_INTERP {
+			return false
+		}
+	}
+	return true
+}
+
+// guestProgram builds the guest's own program; the go command keeps the result for the next time.
+func guestProgram(t testing.TB) string {
+	t.Helper()
+	path := filepath.Join(t.TempDir(), "guest")
+	cmd := exec.Command("go", "build", "-ldflags", "-s -w", "-o", path, "github.com/lockstep-ha/lockstep/tests/vm/guest")
+	cmd.Env = append(os.Environ(), "CGO_ENABLED=0")
+	if out, err := cmd.CombinedOutput(); err != nil {
+		t.Fatalf("%s: %v\n%s", cmd, err, out)
+	}
+	return path
+}

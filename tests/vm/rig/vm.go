@@ -1,0 +1,246 @@
+package rig
+
+import (
+	"bytes"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"math/rand/v2"
+	"net"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"strconv"
+	"strings"
+	"sync"
+	"syscall"
+	"testing"
+	"time"
+
+	"github.com/lockstep-ha/lockstep/tests/internal/need"
+	"github.com/lockstep-ha/lockstep/tests/vm/talk"
+)
+
+// Config of a machine.
+type Config struct {
+	Kernel    Kernel
+	Initramfs string
+	MemoryMiB int     // 0: 768
+	CPUs      int     // 0: 2
+	Disks     []*Disk // /dev/vda, /dev/vdb, ...
+	Append    string  // to the kernel's command line
+}
+
+// ErrGone means that the machine has ended, by itself or because it was killed.
+var ErrGone = errors.New("the machine is gone")
+
+// Limit is how long a machine or a command in it is waited for before the test gives up: no assertion about
+// speed, only a bound on a test that hangs. Emulation is slow, and it may share its cores.
+const Limit = 4 * time.Minute
+
+// VM is a machine that runs.
+type VM struct {
+	t      testing.TB
+	qemu   *exec.Cmd
+	serial *serialLog
+	port   net.Conn
+	disks  []*Disk
+	ended  chan struct{} // closed when QEMU has ended
+	Hello  talk.Hello
+	Booted time.Duration // from the start of QEMU to the guest's first word
+
+	mu   sync.Mutex
+	enc  *json.Encoder
+	last talk.ID
+	cmds map[talk.ID]*Cmd
+	down bool
+}
+
+// Boot starts a machine and returns when its agent has spoken. It is killed at the end of the test.
+func Boot(t testing.TB, cfg Config) *VM {
+	t.Helper()
+	qemu := need.Tool(t, "qemu-system-x86_64", "qemu-system-x86")
+	dir, err := os.MkdirTemp("", "rig")
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { os.RemoveAll(dir) })
+	l, err := net.Listen("unix", filepath.Join(dir, "port"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer l.Close()
+	v := &VM{t: t, disks: cfg.Disks, serial: &serialLog{}, ended: make(chan struct{}), cmds: map[talk.ID]*Cmd{}}
+	v.qemu = exec.Command(qemu, cfg.args(filepath.Join(dir, "port"))...)
+	v.qemu.Stdout, v.qemu.Stderr = v.serial, v.serial
+	v.qemu.SysProcAttr = &syscall.SysProcAttr{Setpgid: true, Pdeathsig: syscall.SIGKILL}
+	begun := time.Now()
+	if err := v.qemu.Start(); err != nil {
+		t.Fatal(err)
+	}
+	go func() {
+		v.qemu.Wait()
+		close(v.ended)
+	}()
+	t.Cleanup(func() {
+		v.Kill()
+		if t.Failed() {
+			t.Logf("console of the machine:\n%s", v.serial.tail())
+		}
+	})
+	if err := v.meet(l); err != nil {
+		t.Fatalf("the machine does not come up: %v", err)
+	}
+	v.Booted = time.Since(begun)
+	for _, p := range v.Hello.Problems {
+		t.Errorf("guest: %s", p)
+	}
+	return v
+}
+
+func (c Config) args(port string) []string {
+	memory, cpus := c.MemoryMiB, c.CPUs
+	if memory == 0 {
+		memory = 768
+	}
+	if cpus == 0 {
+		cpus = 2
+	}
+	args := []string{
+		"-nodefaults", "-no-user-config", "-display", "none", "-no-reboot", "-serial", "stdio",
+		"-machine", "q35,usb=off,hpet=off", "-accel", "tcg,thread=multi", "-cpu", "max",
+		"-m", strconv.Itoa(memory), "-smp", strconv.Itoa(cpus),
+		"-kernel", c.Kernel.Image, "-initrd", c.Initramfs,
+		"-append", strings.TrimSpace("console=ttyS0 quiet loglevel=4 panic=-1 mitigations=off random.trust_cpu=on tsc=reliable no_timer_check nokaslr " + c.Append),
+		"-device", "virtio-serial-pci",
+		"-chardev", "socket,id=port,path=" + port,
+		"-device", "virtserialport,chardev=port,name=" + talk.Port,
+	}
+	for i, d := range c.Disks {
+		id := "d" + strconv.Itoa(i)
+		args = append(args,
+			"-drive", "if=none,format=raw,id="+id+",cache=writeback,file=nbd+unix:///?socket="+d.addr,
+			"-device", "virtio-blk-pci,drive="+id)
+	}
+	return args
+}
+
+// meet waits for QEMU to connect the port and for the guest's first word, and starts to listen.
+func (v *VM) meet(l net.Listener) error {
+	type met struct {
+		c   net.Conn
+		err error
+	}
+	ch := make(chan met, 1)
+	go func() {
+		c, err := l.Accept()
+		ch <- met{c, err}
+	}()
+	limit := time.NewTimer(Limit)
+	defer limit.Stop()
+	select {
+	case m := <-ch:
+		if m.err != nil {
+			return m.err
+		}
+		v.port = m.c
+	case <-v.ended:
+		return ErrGone
+	case <-limit.C:
+		return errors.New("QEMU does not open its port")
+	}
+	v.enc = json.NewEncoder(v.port)
+	dec := json.NewDecoder(v.port)
+	v.port.SetReadDeadline(time.Now().Add(Limit))
+	var first talk.Reply
+	if err := dec.Decode(&first); err != nil {
+		return fmt.Errorf("no word from the guest: %w", err)
+	}
+	if first.Hello == nil {
+		return fmt.Errorf("the guest's first word is no hello: %+v", first)
+	}
+	v.Hello = *first.Hello
+	v.port.SetReadDeadline(time.Time{})
+	go v.listen(dec)
+	return nil
+}
+
+// listen hands out what the guest says until the machine is gone, and then ends every command.
+func (v *VM) listen(dec *json.Decoder) {
+	for {
+		var r talk.Reply
+		if err := dec.Decode(&r); err != nil {
+			break
+		}
+		v.mu.Lock()
+		c := v.cmds[r.ID]
+		if r.End != nil {
+			delete(v.cmds, r.ID)
+		}
+		v.mu.Unlock()
+		if c != nil {
+			c.take(r)
+		}
+	}
+	v.mu.Lock()
+	defer v.mu.Unlock()
+	v.down = true
+	for _, c := range v.cmds {
+		c.finish(-1, ErrGone)
+	}
+	clear(v.cmds)
+}
+
+// Kill ends the machine at once and waits for its end.
+func (v *VM) Kill() {
+	v.qemu.Process.Kill()
+	<-v.ended
+	if v.port != nil {
+		v.port.Close()
+	}
+}
+
+// PowerCut ends the machine at once; of what its disks had not flushed, seed decides what is left. It returns
+// what became of each disk, in their order.
+func (v *VM) PowerCut(seed uint64) []Cut {
+	v.Kill()
+	rng := rand.New(rand.NewPCG(seed, 0))
+	cuts := make([]Cut, 0, len(v.disks))
+	for _, d := range v.disks {
+		d.quiesce()
+		cuts = append(cuts, d.cut(rng))
+	}
+	return cuts
+}
+
+// Ended returns a channel that is closed when the machine has ended: a guest that reboots ends.
+func (v *VM) Ended() <-chan struct{} { return v.ended }
+
+// Serial returns what the kernel has said on its console so far.
+func (v *VM) Serial() string { return v.serial.String() }
+
+// serialLog keeps what the console says.
+type serialLog struct {
+	mu sync.Mutex
+	b  bytes.Buffer
+}
+
+func (s *serialLog) Write(p []byte) (int, error) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return s.b.Write(p)
+}
+
+func (s *serialLog) String() string {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return s.b.String()
+}
+
+func (s *serialLog) tail() string {
+	all := s.String()
+	return all[max(0, len(all)-8000):]
+}
+
+var _ io.Writer = (*serialLog)(nil)
