@@ -3,6 +3,7 @@ package rig
 import (
 	"archive/tar"
 	"bytes"
+	"encoding/binary"
 	"errors"
 	"fmt"
 	"io"
@@ -21,7 +22,7 @@ import (
 // Kernel is a Debian kernel that has been fetched and unpacked.
 type Kernel struct {
 	Version string // 6.1.0-56-amd64
-	Image   string // path of vmlinuz
+	Image   string // path of vmlinux
 	modules string // directory of the modules; see Modules
 }
 
@@ -38,6 +39,7 @@ func FindKernel(t testing.TB) Kernel {
 	t.Helper()
 	need.Tool(t, "apt-get", "apt")
 	need.Tool(t, "dpkg-deb", "dpkg")
+	need.Tool(t, "xz", "xz-utils")
 	k, err := findKernel()
 	if err != nil {
 		need.Skip(t, "needs Debian's kernel package: %v", err)
@@ -108,7 +110,8 @@ func lock(path string) (unlock func(), err error) {
 
 // unpacked returns the kernel that is there already.
 func unpacked(dir string) (Kernel, error) {
-	images, err := filepath.Glob(filepath.Join(dir, "kernel", "boot", "vmlinuz-*"))
+	boot := filepath.Join(dir, "kernel", "boot")
+	images, err := filepath.Glob(filepath.Join(boot, "vmlinuz-*"))
 	if err != nil {
 		return Kernel{}, err
 	}
@@ -117,7 +120,7 @@ func unpacked(dir string) (Kernel, error) {
 	}
 	version := strings.TrimPrefix(filepath.Base(images[0]), "vmlinuz-")
 	modules := filepath.Join(dir, "kernel", "lib", "modules", version, "kernel")
-	return Kernel{Version: version, Image: images[0], modules: modules}, nil
+	return Kernel{Version: version, Image: filepath.Join(boot, "vmlinux"), modules: modules}, nil
 }
 
 var imagePackage = regexp.MustCompile(`linux-image-[0-9][\w.+-]*-amd64`)
@@ -162,7 +165,43 @@ func fetch(dir, pkg string) error {
 	if err := unpack(debs[0], filepath.Join(tmp, "kernel")); err != nil {
 		return fmt.Errorf("unpack %s: %w", pkg, err)
 	}
+	if err := inflate(filepath.Join(tmp, "kernel")); err != nil {
+		return fmt.Errorf("inflate the kernel of %s: %w", pkg, err)
+	}
 	return os.Rename(filepath.Join(tmp, "kernel"), filepath.Join(dir, "kernel"))
+}
+
+// inflate writes boot/vmlinux, the kernel that vmlinuz would unpack by itself: five seconds, emulated, at every
+// boot. QEMU starts it through the entry for virtual machines (PVH), which Debian's kernels have.
+func inflate(dir string) error {
+	images, err := filepath.Glob(filepath.Join(dir, "boot", "vmlinuz-*"))
+	if err != nil || len(images) != 1 {
+		return errors.Join(err, fmt.Errorf("%d kernels in it", len(images)))
+	}
+	z, err := os.ReadFile(images[0])
+	if err != nil {
+		return err
+	}
+	// Documentation/x86/boot.rst: setup_sects, payload_offset, payload_length.
+	if len(z) < 0x250 || string(z[0x202:0x206]) != "HdrS" {
+		return errors.New("vmlinuz has no boot header")
+	}
+	from := (int(z[0x1f1])+1)*512 + int(binary.LittleEndian.Uint32(z[0x248:]))
+	length := int(binary.LittleEndian.Uint32(z[0x24c:])) - 4 // less the length of what comes out
+	if from < 0 || length < 0 || from > len(z)-length {
+		return errors.New("vmlinuz has its payload outside of itself")
+	}
+	payload := z[from : from+length]
+	if !bytes.HasPrefix(payload, []byte("\xfd7zXZ\x00")) {
+		return fmt.Errorf("vmlinuz is packed in a way that is not known here: %x", payload[:min(6, len(payload))])
+	}
+	var out, errs bytes.Buffer
+	cmd := exec.Command("xz", "-dc")
+	cmd.Stdin, cmd.Stdout, cmd.Stderr = bytes.NewReader(payload), &out, &errs
+	if err := cmd.Run(); err != nil {
+		return fmt.Errorf("xz: %w: %s", err, errs.String())
+	}
+	return os.WriteFile(filepath.Join(dir, "boot", "vmlinux"), out.Bytes(), 0o644)
 }
 
 // unpack writes the image and the wanted modules of a package below dir.

@@ -58,7 +58,7 @@ yes pending | head -c 409600 | dd of=/dev/vda bs=4096 seek=100 iflag=fullblock o
 		t.Error("what is stable is not what was flushed")
 	}
 	open := vm.Start("sleep 1000")
-	t.Log(vm.PowerCut(3)[0])
+	t.Log(vm.PowerCut(1)[0])
 	if _, err := open.Wait(); err == nil || open.Code() != -1 {
 		t.Errorf("a command outlived its machine: code %d, %v", open.Code(), err)
 	}

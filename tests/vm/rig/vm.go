@@ -146,7 +146,7 @@ func (v *VM) meet(l net.Listener) error {
 		}
 		v.port = m.c
 	case <-v.ended:
-		return ErrGone
+		return ErrGone // the console says why
 	case <-limit.C:
 		return errors.New("QEMU does not open its port")
 	}
