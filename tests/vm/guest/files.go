@@ -185,3 +185,38 @@ func (s series) verifySlots(synced int) error {
 	}
 	return errors.Join(errs...)
 }
+
+// same compares two files.
+func same(args []string) error {
+	if len(args) != 2 {
+		return errors.New("same FILE FILE")
+	}
+	var f [2]*os.File
+	for i, path := range args {
+		var err error
+		if f[i], err = os.Open(path); err != nil {
+			return err
+		}
+		defer f[i].Close()
+	}
+	var buf [2][]byte
+	buf[0], buf[1] = make([]byte, 1<<20), make([]byte, 1<<20)
+	for off := int64(0); ; off += 1 << 20 {
+		n0, err0 := f[0].ReadAt(buf[0], off)
+		n1, err1 := f[1].ReadAt(buf[1], off)
+		a, b := buf[0][:n0], buf[1][:n1]
+		if !bytes.Equal(a, b) {
+			i := 0
+			for i < min(n0, n1) && a[i] == b[i] {
+				i++
+			}
+			return fmt.Errorf("%s and %s differ at %d", args[0], args[1], off+int64(i))
+		}
+		if err0 != nil || err1 != nil {
+			if errors.Is(err0, io.EOF) && errors.Is(err1, io.EOF) {
+				return nil
+			}
+			return errors.Join(err0, err1)
+		}
+	}
+}

@@ -5,6 +5,7 @@
 //	guest agent     runs the commands that the test sends
 //	guest write     writes files, syncs them, and says which are synced and how long each took
 //	guest verify    checks files that write has made
+//	guest same      compares two files
 //	guest eat       takes memory and keeps it
 package main
 
@@ -30,6 +31,8 @@ func main() {
 		err = write(os.Args[2:])
 	case "verify":
 		err = verify(os.Args[2:])
+	case "same":
+		err = same(os.Args[2:])
 	case "eat":
 		err = eat(os.Args[2:])
 	default:

@@ -1,7 +1,6 @@
 package rig
 
 import (
-	"bytes"
 	"fmt"
 	"math/rand/v2"
 	"sync"
@@ -25,8 +24,8 @@ type Disk struct {
 	addr string // unix socket
 
 	mu       sync.Mutex
-	now      []byte  // what a read sees
-	stable   []byte  // what no power cut can take
+	now      *store  // what a read sees
+	stable   *store  // what no power cut can take
 	pending  []write // since the last flush, in order
 	lies     bool
 	stats    DiskStats
@@ -52,7 +51,7 @@ const sector = 512
 // NewDisk makes an empty disk and serves it until the end of the test.
 func NewDisk(t testing.TB, sizeBytes int64) *Disk {
 	t.Helper()
-	d := &Disk{size: sizeBytes, now: make([]byte, sizeBytes), stable: make([]byte, sizeBytes)}
+	d := &Disk{size: sizeBytes, now: newStore(sizeBytes), stable: newStore(sizeBytes)}
 	d.serve(t)
 	return d
 }
@@ -75,7 +74,7 @@ func (d *Disk) Stats() DiskStats {
 func (d *Disk) StableHas(text []byte) bool {
 	d.mu.Lock()
 	defer d.mu.Unlock()
-	return bytes.Contains(d.stable, text)
+	return d.stable.contains(text)
 }
 
 // Cut is what a power cut did to a disk.
@@ -85,32 +84,56 @@ func (c Cut) String() string {
 	return fmt.Sprintf("of %d unflushed writes %d kept, %d torn, %d lost", c.Kept+c.Lost+c.Torn, c.Kept, c.Torn, c.Lost)
 }
 
-// cut decides about each pending write. Whoever calls it has seen to it that the machine is dead.
-func (d *Disk) cut(rng *rand.Rand) Cut {
+// Image is what a power cut at some moment would have left of a disk.
+type Image struct {
+	*store
+	Cut
+}
+
+// Images returns what a power cut at this moment would leave of some disks of a machine that runs on. The moment is
+// the same for all of them.
+func Images(seed uint64, disks ...*Disk) []Image {
+	rng := rand.New(rand.NewPCG(seed, 0))
+	for _, d := range disks {
+		d.mu.Lock()
+		defer d.mu.Unlock()
+	}
+	images := make([]Image, 0, len(disks))
+	for _, d := range disks {
+		images = append(images, d.cut(rng))
+	}
+	return images
+}
+
+// Load makes the disk hold an image, and nothing else. No machine may have it open.
+func (d *Disk) Load(img Image) {
 	d.mu.Lock()
 	defer d.mu.Unlock()
-	var c Cut
-	loseAll := rng.IntN(3) == 0 // else a filesystem hardly ever sees a long run of losses
+	d.stable, d.now, d.pending = img.snapshot(), img.snapshot(), nil
+}
+
+// cut decides about each pending write; d.mu is held.
+func (d *Disk) cut(rng *rand.Rand) Image {
+	img := Image{store: d.stable.snapshot()}
+	loseAll := rng.IntN(3) == 0 // else a file system hardly ever sees a long run of losses
 	for _, w := range d.pending {
 		fate := rng.IntN(8)
 		switch {
 		case loseAll || fate < 3:
-			c.Lost++
+			img.Lost++
 		case fate < 6:
-			c.Kept++
-			copy(d.stable[w.off:], w.data)
+			img.Kept++
+			img.write(w.off, w.data)
 		default:
-			c.Torn++
+			img.Torn++
 			for i := 0; i < len(w.data); i += sector {
 				if rng.IntN(2) == 0 {
-					copy(d.stable[w.off+int64(i):], w.data[i:min(i+sector, len(w.data))])
+					img.write(w.off+int64(i), w.data[i:min(i+sector, len(w.data))])
 				}
 			}
 		}
 	}
-	d.pending = nil
-	copy(d.now, d.stable)
-	return c
+	return img
 }
 
 // quiesce returns when the disk has done all that a dead machine had sent it.
@@ -119,7 +142,7 @@ func (d *Disk) quiesce() { d.sessions.Wait() }
 func (d *Disk) write(off int64, data []byte) {
 	d.mu.Lock()
 	defer d.mu.Unlock()
-	copy(d.now[off:], data)
+	d.now.write(off, data)
 	d.pending = append(d.pending, write{off, data})
 	d.stats.Writes++
 }
@@ -127,7 +150,7 @@ func (d *Disk) write(off int64, data []byte) {
 func (d *Disk) read(off int64, p []byte) {
 	d.mu.Lock()
 	defer d.mu.Unlock()
-	copy(p, d.now[off:])
+	d.now.read(off, p)
 }
 
 func (d *Disk) flush() {
@@ -140,8 +163,8 @@ func (d *Disk) flush() {
 	if len(d.pending) > 0 {
 		d.stats.Emptied++
 	}
-	for _, w := range d.pending {
-		copy(d.stable[w.off:], w.data)
+	for _, w := range d.pending { // not "stable = now.snapshot()": that would copy whole chunks again and again
+		d.stable.write(w.off, w.data)
 	}
 	d.pending = nil
 }

@@ -6,7 +6,6 @@ import (
 	"errors"
 	"fmt"
 	"io"
-	"math/rand/v2"
 	"net"
 	"os"
 	"os/exec"
@@ -205,11 +204,13 @@ func (v *VM) Kill() {
 // what became of each disk, in their order.
 func (v *VM) PowerCut(seed uint64) []Cut {
 	v.Kill()
-	rng := rand.New(rand.NewPCG(seed, 0))
-	cuts := make([]Cut, 0, len(v.disks))
 	for _, d := range v.disks {
 		d.quiesce()
-		cuts = append(cuts, d.cut(rng))
+	}
+	var cuts []Cut
+	for i, img := range Images(seed, v.disks...) {
+		v.disks[i].Load(img)
+		cuts = append(cuts, img.Cut)
 	}
 	return cuts
 }
