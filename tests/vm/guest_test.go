@@ -53,7 +53,7 @@ for d in vda:/lab vdb:/lab/n2; do
 	mkdir -p ${d#*:}
 	mount /dev/${d%%%%:*} ${d#*:}
 done
-lockstep lab up --dir /lab --size %dMiB >/dev/null
+guest lab -dir /lab -mib %d >/dev/null
 sync`, sizeMiB)
 	t.Logf("a cluster is up after %v", time.Since(begun).Round(time.Millisecond))
 	return s

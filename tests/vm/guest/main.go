@@ -5,6 +5,7 @@
 //	guest agent     runs the commands that the test sends
 //	guest write     writes files, syncs them, and says which are synced and how long each took
 //	guest verify    checks files that write has made
+//	guest lab       brings a cluster up, or up again
 //	guest same      compares two files
 //	guest eat       takes memory and keeps it
 package main
@@ -31,6 +32,8 @@ func main() {
 		err = write(os.Args[2:])
 	case "verify":
 		err = verify(os.Args[2:])
+	case "lab":
+		err = labUp(os.Args[2:])
 	case "same":
 		err = same(os.Args[2:])
 	case "eat":
