@@ -30,32 +30,39 @@ type site struct {
 	cfg   rig.Config
 	vm    *rig.VM
 	disks []*rig.Disk // of n1, with the witness's files, and of n2
-	size  int         // of r0, in MiB
+}
+
+// options of a site.
+type options struct {
+	sizeMiB   int  // of r0
+	memoryMiB int  // of the machine; 0: what the rig gives
+	watchdog  bool // n1 has /dev/watchdog
 }
 
 // newSite boots a machine with fresh disks and brings a cluster up in it.
-func newSite(t testing.TB, sizeMiB int, change func(*rig.Config)) *site {
+func newSite(t testing.TB, o options) *site {
 	t.Helper()
-	s := &site{t: t, size: sizeMiB}
+	s := &site{t: t}
 	for range 2 {
-		s.disks = append(s.disks, rig.NewDisk(t, int64(sizeMiB+64)*mib))
+		s.disks = append(s.disks, rig.NewDisk(t, int64(o.sizeMiB+64)*mib))
 	}
 	k := rig.FindKernel(t)
-	s.cfg = rig.Config{Kernel: k, Initramfs: initramfs(t, k), Disks: s.disks}
-	if change != nil {
-		change(&s.cfg)
+	s.cfg = rig.Config{Kernel: k, Initramfs: initramfs(t, k), Disks: s.disks, MemoryMiB: o.memoryMiB}
+	up := fmt.Sprintf("guest lab -dir /lab -mib %d", o.sizeMiB)
+	if o.watchdog {
+		up += " -watchdog /dev/watchdog"
 	}
 	s.boot()
-	begun := time.Now()
+	begun, cpu := time.Now(), s.vm.CPU()
 	s.vm.Runf(t, `mkdir /lab
 for d in vda:/lab vdb:/lab/n2; do
 	mkfs.ext4 -q -m 0 /dev/${d%%%%:*}
 	mkdir -p ${d#*:}
 	mount /dev/${d%%%%:*} ${d#*:}
 done
-guest lab -dir /lab -mib %d >/dev/null
-sync`, sizeMiB)
-	t.Logf("a cluster is up after %v", time.Since(begun).Round(time.Millisecond))
+%s >/dev/null
+sync`, up)
+	t.Logf("a cluster is up after %v (%v of processor time)", time.Since(begun).Round(time.Millisecond), s.vm.CPU()-cpu)
 	return s
 }
 
@@ -76,10 +83,18 @@ func initramfs(t testing.TB, k rig.Kernel) string {
 func (s *site) boot() {
 	s.t.Helper()
 	s.vm = rig.Boot(s.t, s.cfg)
-	s.t.Logf("booted in %v (emulated)", s.vm.Booted.Round(time.Millisecond))
+	s.t.Logf("booted in %v (%v of processor time)", s.vm.Booted.Round(time.Millisecond), s.vm.CPU())
+	vm := s.vm
+	s.t.Cleanup(func() {
+		if s.t.Failed() {
+			s.t.Log(vm.Look(`for f in /lab/*/log /run/lockstep/attach/*; do echo "== $f"; grep -v msg=gossip $f | tail -n 60; done
+for n in n1 n2; do timeout 5 lockstep status --socket /lab/$n/control.sock; done
+dmesg | tail -n 30`))
+		}
+	})
 }
 
-// recover boots again after a power cut, mounts the disks and starts the cluster.
+// mountDisks makes the files of both nodes visible in a machine that has just been booted.
 func (s *site) mountDisks() {
 	s.t.Helper()
 	s.vm.Run(s.t, "mkdir /lab; mount /dev/vda /lab; mount /dev/vdb /lab/n2")
@@ -91,15 +106,15 @@ func (s *site) cli(node, args string) string {
 	return s.vm.Runf(s.t, "LOCKSTEP_SOCKET=/lab/%s/control.sock lockstep %s", node, args)
 }
 
-// primary returns who serves r0, once somebody does and both replicas are in sync.
+// waitInSync returns who serves r0, once somebody does and both replicas are in sync.
 func (s *site) waitInSync() string {
 	s.t.Helper()
-	return strings.TrimSpace(s.vm.Run(s.t, `for i in $(seq 1 600); do
+	return strings.TrimSpace(s.vm.Run(s.t, `for i in $(seq 1 100); do
 	for n in n1 n2; do
 		st=$(lockstep status r0 --socket /lab/$n/control.sock 2>&1) || continue
-		case "$st" in *role:Primary*io:running*in-sync:n1,n2*) echo $n; exit 0 ;; esac
+		case "$st" in *"r0 role:Primary"*io:running*in-sync:n1,n2*) echo $n; exit 0 ;; esac
 	done
-	sleep 0.2
+	sleep 0.5 # each question starts a program, which is much work for an emulated machine
 done
 echo "$st" >&2
 exit 1`))

@@ -18,7 +18,7 @@ func (s *site) unplain() {
 }
 
 func TestKernelNBD_Ext4_AnFsyncIsAnsweredWhenTheDisksOfBothReplicasHaveIt(t *testing.T) {
-	s := newSite(t, 64, nil)
+	s := newSite(t, options{sizeMiB: 64})
 	s.plain("n1")
 	s.vm.Run(t, "mkfs.ext4 -q /dev/nbd0; mkdir /m; mount /dev/nbd0 /m")
 	put := func(i int) []byte {

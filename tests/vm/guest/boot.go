@@ -40,6 +40,7 @@ func boot() {
 	}
 	os.Setenv("PATH", "/bin:/sbin:/usr/bin:/usr/sbin")
 	os.Setenv("HOME", "/")
+	note("name the host", unix.Sethostname([]byte("guest")))
 	note("load modules", loadModules())
 	note("loopback", exec.Command("ip", "link", "set", "lo", "up").Run())
 	note("write problems", os.WriteFile(problemsFile, []byte(strings.Join(problems, "\n")), 0o600))

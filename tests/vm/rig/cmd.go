@@ -56,6 +56,18 @@ func (v *VM) Run(t testing.TB, script string) string {
 	return out
 }
 
+// Look runs a script whose output is for whoever reads why a test failed: it has a few seconds, and whatever it
+// says in them is returned.
+func (v *VM) Look(script string) string {
+	c := v.Start("exec 2>&1\n" + script)
+	if err := c.until(lookLimit, func() bool { return c.over }); err != nil {
+		c.Kill()
+	}
+	return c.Output()
+}
+
+const lookLimit = 20 * time.Second
+
 // Runf is Run with a format.
 func (v *VM) Runf(t testing.TB, format string, args ...any) string {
 	t.Helper()
@@ -64,7 +76,7 @@ func (v *VM) Runf(t testing.TB, format string, args ...any) string {
 
 // Wait returns the command's standard output, and an error unless it ended with exit code 0.
 func (c *Cmd) Wait() (string, error) {
-	err := c.until(func() bool { return c.over })
+	err := c.until(Limit, func() bool { return c.over })
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	switch {
@@ -94,7 +106,7 @@ func (c *Cmd) Output() string {
 // Await returns when the command's standard output satisfies ready, and an error if it ends before.
 func (c *Cmd) Await(what string, ready func(out string) bool) error {
 	ok := false
-	err := c.until(func() bool {
+	err := c.until(Limit, func() bool {
 		ok = ready(c.out.String())
 		return ok || c.over
 	})
@@ -117,8 +129,8 @@ func (c *Cmd) Kill() {
 }
 
 // until returns when done, which is called with the lock held, says so.
-func (c *Cmd) until(done func() bool) error {
-	limit := time.NewTimer(Limit)
+func (c *Cmd) until(atMost time.Duration, done func() bool) error {
+	limit := time.NewTimer(atMost)
 	defer limit.Stop()
 	for {
 		c.mu.Lock()
@@ -130,7 +142,7 @@ func (c *Cmd) until(done func() bool) error {
 		select {
 		case <-changed:
 		case <-limit.C:
-			return fmt.Errorf("%s: still not done after %v; it has said:\n%s", firstLines(c.script), Limit, c.Output())
+			return fmt.Errorf("%s: still not done after %v; it has said:\n%s", firstLines(c.script), atMost, c.Output())
 		}
 	}
 }

@@ -5,6 +5,7 @@ import (
 	"math/rand/v2"
 	"sync"
 	"testing"
+	"time"
 )
 
 // Disk is a disk with a volatile cache that forgets. It lives in the test and outlives the machines that it is
@@ -81,7 +82,7 @@ func (d *Disk) StableHas(text []byte) bool {
 type Cut struct{ Kept, Lost, Torn int }
 
 func (c Cut) String() string {
-	return fmt.Sprintf("of %d unflushed writes %d kept, %d torn, %d lost", c.Kept+c.Lost+c.Torn, c.Kept, c.Torn, c.Lost)
+	return fmt.Sprintf("%d unflushed: %d kept, %d torn, %d lost", c.Kept+c.Lost+c.Torn, c.Kept, c.Torn, c.Lost)
 }
 
 // Image is what a power cut at some moment would have left of a disk.
@@ -103,6 +104,23 @@ func Images(seed uint64, disks ...*Disk) []Image {
 		images = append(images, d.cut(rng))
 	}
 	return images
+}
+
+// AwaitWrites returns when the disk has taken so many more writes, most likely in the middle of something.
+func (d *Disk) AwaitWrites(t testing.TB, more int) {
+	t.Helper()
+	want := d.Stats().Writes + more
+	tick := time.NewTicker(time.Millisecond)
+	defer tick.Stop()
+	limit := time.NewTimer(Limit)
+	defer limit.Stop()
+	for d.Stats().Writes < want {
+		select {
+		case <-tick.C:
+		case <-limit.C:
+			t.Fatalf("the disk has had %d writes, not %d, after %v", d.Stats().Writes, want, Limit)
+		}
+	}
 }
 
 // Load makes the disk hold an image, and nothing else. No machine may have it open.

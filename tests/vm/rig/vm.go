@@ -36,7 +36,7 @@ var ErrGone = errors.New("the machine is gone")
 
 // Limit is how long a machine or a command in it is waited for before the test gives up: no assertion about
 // speed, only a bound on a test that hangs. Emulation is slow, and it may share its cores.
-const Limit = 4 * time.Minute
+const Limit = 100 * time.Second
 
 // VM is a machine that runs.
 type VM struct {
