@@ -22,7 +22,7 @@ CORES ?= $(shell nproc 2>/dev/null || echo 1)
 
 SUMMARY := bin/testsum
 
-.PHONY: FORCE help build test unit blackbox race sim sim-teeth e2e services-e2e failover-bench fuzz bench lint demo session setup ci clean
+.PHONY: FORCE help build test unit blackbox race sim sim-teeth e2e services-e2e vm failover-bench fuzz bench lint demo session setup ci clean
 
 help: ## show this list
 	@awk -F':.*## ' '/^[a-z0-9-]+:.*## / {printf "  make %-14s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -71,6 +71,9 @@ e2e: setup $(SUMMARY) ## run the tests of failover with 50 rounds instead of a f
 
 services-e2e: setup $(SUMMARY) ## run the tests of what follows the primary: addresses, mounts, units, agents
 	@$(SUMMARY) -count=1 $(ARGS) -- ./internal/services/... ./tests/services/...
+
+vm: setup $(SUMMARY) ## run the tests in machines that QEMU emulates: /dev/nbd, mounts, power cuts, watchdog
+	@$(SUMMARY) -count=1 -timeout 20m $(ARGS) -- ./tests/vm/...
 
 failover-bench: build setup ## measure how long a client waits for a failover (FAILOVER_RUNS)
 	@$(GO) run ./tests/failoverbench -lockstep $(BIN) -runs $(FAILOVER_RUNS) $(ARGS)

@@ -6,10 +6,10 @@ set -eu
 # program:package
 wanted="nbdkit:nbdkit nbdinfo:libnbd-bin nbdcopy:libnbd-bin nbdfuse:libnbd-bin nbd-client:nbd-client
 qemu-img:qemu-utils qemu-io:qemu-utils qemu-storage-daemon:qemu-utils fio:fio mkfs.ext4:e2fsprogs
-e2fsck:e2fsprogs fusermount3:fuse3 strace:strace jq:jq ip:iproute2 losetup:mount
+e2fsck:e2fsprogs mkfs.xfs:xfsprogs fusermount3:fuse3 strace:strace jq:jq ip:iproute2 losetup:mount
 fence_dummy:fence-agents haproxy:haproxy curl:curl ocf-tester:resource-agents xmllint:libxml2-utils
-shellcheck:shellcheck systemd-analyze:systemd udevadm:udev unshare:util-linux"
-fence_dummy:fence-agents haproxy:haproxy curl:curl dbus-daemon:dbus"
+shellcheck:shellcheck systemd-analyze:systemd udevadm:udev unshare:util-linux dbus-daemon:dbus
+qemu-system-x86_64:qemu-system-x86 xz:xz-utils"
 
 PATH=$PATH:/usr/sbin:/sbin
 missing=
@@ -19,6 +19,8 @@ for entry in $wanted; do
 done
 # QEMU speaks NBD through a module of its own.
 if ! ls /usr/lib/*/qemu/block-*.so >/dev/null 2>&1; then need qemu-block-extra; fi
+# A machine of tests/vm has no libraries.
+[ -e /usr/share/doc/busybox-static ] || need busybox-static
 [ -e /usr/lib/ocf/resource.d/heartbeat/Dummy ] || need resource-agents
 command -v fio >/dev/null 2>&1 && ! fio --enghelp 2>/dev/null | grep -qw nbd && need fio
 
