@@ -167,8 +167,8 @@ const (
 
 	// TickInterval is the longest time between two EvTick.
 	TickInterval = 20 * time.Millisecond
-	// IdleTickInterval is the longest time between two EvTick of a Resource that is Idle.
-	IdleTickInterval = 50 * time.Millisecond
+	// IdleTickInterval is the longest time between two EvTick where Resource.NextTick allows most.
+	IdleTickInterval = 100 * time.Millisecond
 )
 
 // NeedsID reports whether a frame of type t needs an ID of its own.

@@ -199,7 +199,7 @@ func (r *Resource) Step(ev *Event, out []Action) []Action {
 }
 
 // longestGap between two events is how long a process that runs may take; beyond it, it stood still.
-const longestGap = 10 * TickInterval
+const longestGap = 2 * IdleTickInterval
 
 // pass lets the clock advance; it never goes back.
 func (r *Resource) pass(now time.Duration) {

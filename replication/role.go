@@ -7,6 +7,7 @@ import (
 	"github.com/lockstep-ha/lockstep/replication/wire"
 	"slices"
 	"syscall"
+	"time"
 )
 
 // ledger adopts a newer record of this resource.
@@ -410,14 +411,26 @@ func (r *Resource) Serving() bool { return r.role == rolePrimary }
 // Quiet reports whether no local I/O is under way and no write is unfinished.
 func (r *Resource) Quiet() bool { return r.locals == 0 && r.started.n == 0 }
 
-// Idle reports whether nothing is under way that a later tick would keep waiting: then EvTick may
-// come every IdleTickInterval, until the next event.
-func (r *Resource) Idle() bool {
+// NextTick is how long the next EvTick may be away: TickInterval while something is under way that a
+// later one would keep waiting, and up to IdleTickInterval otherwise, until the next event.
+func (r *Resource) NextTick() time.Duration {
+	if r.idle() {
+		return max(TickInterval, min(IdleTickInterval, r.cfg.BeaconInterval))
+	}
+	return TickInterval
+}
+
+// idle reports whether nothing is under way, and nobody is silent who should not be.
+func (r *Resource) idle() bool {
 	if r.live > 0 || r.frozen || r.role != rolePrimary && r.role != roleSecondary {
 		return false
 	}
 	for _, p := range r.peers {
-		if p.counts && p.phase != phaseFollowing && r.role == rolePrimary || p.phase == phaseFollowing && !p.inSet {
+		follows := p.phase == phaseFollowing
+		if p.counts && !follows && r.role == rolePrimary || follows && !p.inSet {
+			return false
+		}
+		if (follows || r.leader == p.idx) && r.now-p.heardAt > 2*r.cfg.BeaconInterval {
 			return false
 		}
 	}

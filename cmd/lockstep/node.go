@@ -4,6 +4,8 @@ import (
 	"context"
 	"fmt"
 	"log/slog"
+	"os"
+	"runtime"
 
 	"github.com/coreos/go-systemd/v22/daemon"
 	"github.com/spf13/cobra"
@@ -38,6 +40,9 @@ FILE is reported at once, with its line.`,
 			return fmt.Errorf("log_level: %w", err)
 		}
 		logger := slog.New(slog.NewTextHandler(a.err, &slog.HandlerOptions{Level: level}))
+		if cfg.Witness && os.Getenv("GOMAXPROCS") == "" {
+			runtime.GOMAXPROCS(1) // it has little to do, and a second thread only to be woken
+		}
 		node.EnterWritePath(cfg, logger)
 		notify := func(state string) {
 			// Without systemd there is nobody to notify, which is no error.

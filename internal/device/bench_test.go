@@ -53,7 +53,7 @@ func (c *echoCore) Serving() bool                                          { ret
 func (c *echoCore) LeaseHeldAt(time.Duration) bool                         { return true }
 func (c *echoCore) TakesClients() bool                                     { return true }
 func (c *echoCore) Quiet() bool                                            { return true }
-func (c *echoCore) Idle() bool                                             { return true }
+func (c *echoCore) NextTick() time.Duration                                { return replication.IdleTickInterval }
 func (c *echoCore) Final() (m replication.Meta, p []replication.Page)      { return m, p }
 
 // idle swallows what is given to it.

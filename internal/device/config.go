@@ -132,7 +132,7 @@ type core interface {
 	LeaseHeldAt(now time.Duration) bool
 	TakesClients() bool
 	Quiet() bool
-	Idle() bool
+	NextTick() time.Duration
 	Final() (replication.Meta, []replication.Page)
 }
 

@@ -265,17 +265,13 @@ func (d *Device) runTicker(ctx context.Context) {
 		case <-ctx.Done():
 			return
 		case <-tick.C:
-			if d.tick() {
-				tick.Next(replication.IdleTickInterval)
-			} else {
-				tick.Next(replication.TickInterval)
-			}
+			tick.Next(d.tick())
 		}
 	}
 }
 
-// tick reports whether the next one has time.
-func (d *Device) tick() (idle bool) {
+// tick returns how long the next one may be away.
+func (d *Device) tick() (next time.Duration) {
 	t := d.begin(false)
 	t.lock()
 	t.event(replication.EvTick)
@@ -283,8 +279,11 @@ func (d *Device) tick() (idle bool) {
 	if d.waiting > 0 {
 		d.announce()
 	}
-	idle = d.waiting == 0 && d.core.Idle()
+	next = replication.TickInterval
+	if d.waiting == 0 {
+		next = d.core.NextTick()
+	}
 	t.unlock()
 	t.finish()
-	return idle
+	return next
 }

@@ -206,7 +206,7 @@ func (f *fakeCore) Serving() bool                                  { return f.se
 func (f *fakeCore) LeaseHeldAt(now time.Duration) bool             { return f.serving && now < f.lease }
 func (f *fakeCore) TakesClients() bool                             { return f.serving && !f.closed }
 func (f *fakeCore) Quiet() bool                                    { return f.quiet }
-func (f *fakeCore) Idle() bool                                     { return false }
+func (f *fakeCore) NextTick() time.Duration                        { return replication.TickInterval }
 func (f *fakeCore) Final() (m replication.Meta, p []replication.Page) {
 	return replication.Meta{State: replication.UpToDate, Epoch: 9}, []replication.Page{{Index: 3}}
 }

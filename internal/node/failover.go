@@ -132,8 +132,7 @@ func (f *failover) run(ctx context.Context) {
 		case <-ctx.Done():
 			return
 		case <-tick.C:
-			f.tick(ctx)
-			tick.Next(0)
+			tick.Next(f.tick(ctx))
 		case <-f.wake:
 			f.follow(ctx)
 			f.report(ctx)
@@ -156,13 +155,19 @@ func (f *failover) step(ctx context.Context, ev coordinator.Event) {
 	}
 }
 
-func (f *failover) tick(ctx context.Context) {
+// tick returns how long the next one may be away: a leader that has nothing to wait for, and who leads nobody,
+// come to know by an event what they have to act on.
+func (f *failover) tick(ctx context.Context) time.Duration {
 	f.follow(ctx)
-	f.silent.look(f.clock(), f.m.all(), f.ledger.SinceHeard)
+	calm := f.silent.look(f.clock(), f.m.all(), f.ledger.SinceHeard)
 	f.step(ctx, coordinator.Event{Kind: coordinator.EvTick})
 	if f.clock()-f.reported >= coordinator.ReportInterval {
 		f.report(ctx)
 	}
+	if calm {
+		return coordinator.ReportInterval
+	}
+	return coordinator.TickInterval
 }
 
 // follow tells the Coordinator who leads and what the ledger holds.

@@ -10,6 +10,7 @@ import (
 	"sync"
 	"time"
 
+	"github.com/lockstep-ha/lockstep/internal/beat"
 	"github.com/lockstep-ha/lockstep/internal/services"
 	"github.com/lockstep-ha/lockstep/internal/services/service"
 	"github.com/lockstep-ha/lockstep/quorum"
@@ -18,6 +19,8 @@ import (
 const (
 	// servicesLook is how often a caretaker looks by itself; a notice of the core makes it look at once.
 	servicesLook = 50 * time.Millisecond
+	// servicesNone is the same where nothing follows the primary.
+	servicesNone = time.Second
 	// leaseGrace is how long a primary that reaches the ledger may be without its lease before its addresses
 	// go: a secondary that dies takes the lease away until it is dropped, and that is no reason.
 	leaseGrace = 500 * time.Millisecond
@@ -185,7 +188,7 @@ func (t *caretaker) run(ctx context.Context) {
 	defer work.Wait()
 	defer cancel()
 	work.Go(func() { t.keeper.Run(ctx) })
-	tick := time.NewTicker(servicesLook)
+	tick := beat.NewTicker(servicesLook)
 	defer tick.Stop()
 	for {
 		more := t.w.notices()
@@ -201,7 +204,18 @@ func (t *caretaker) run(ctx context.Context) {
 		case <-ctx.Done():
 			return
 		}
+		tick.Next(t.pace())
 	}
+}
+
+// pace is how long the next look may be away.
+func (t *caretaker) pace() time.Duration {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	if len(t.given) == 0 && t.mark == "" && t.failed == "" && t.keeper.Idle() {
+		return servicesNone
+	}
+	return servicesLook
 }
 
 // look tells the keeper what is so now.

@@ -29,13 +29,13 @@ type received struct {
 	since          time.Duration
 }
 
-// look ends what is silent. A time in which nobody looked proves nothing: this process stood still, and
+// look ends what is silent, and reports whether something came over every session. A time in which nobody looked proves nothing: this process stood still, and
 // what was sent meanwhile waits to be read.
-func (s *silences) look(now time.Duration, workers []*worker, sinceHeard func(node string) time.Duration) {
+func (s *silences) look(now time.Duration, workers []*worker, sinceHeard func(node string) time.Duration) (calm bool) {
 	if gap := now - s.last; gap >= s.limit/2 {
 		clear(s.links)
 	}
-	s.last = now
+	s.last, calm = now, true
 	for _, w := range workers {
 		rep, _ := w.open()
 		rec := w.record()
@@ -51,6 +51,7 @@ func (s *silences) look(now time.Duration, workers []*worker, sinceHeard func(no
 				s.links[key] = received{session, bytes, now}
 				continue
 			}
+			calm = false
 			if heard := sinceHeard(peer); now-was.since >= limit && (heard < 0 || heard >= limit) {
 				rep.EndSession(peer, fmt.Errorf("%s is not heard on any link for %v", peer, (now-was.since).Round(time.Millisecond)))
 				delete(s.links, key)
@@ -58,6 +59,7 @@ func (s *silences) look(now time.Duration, workers []*worker, sinceHeard func(no
 		}
 	}
 	s.forget(workers)
+	return calm
 }
 
 // forget drops what is known of resources that are here no more.

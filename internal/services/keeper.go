@@ -9,12 +9,16 @@ import (
 	"sync"
 	"time"
 
+	"github.com/lockstep-ha/lockstep/internal/beat"
 	"github.com/lockstep-ha/lockstep/internal/services/plan"
 	"github.com/lockstep-ha/lockstep/internal/services/service"
 )
 
 // tick is how often time passes for the plan: deadlines and monitors are late by no more.
 const tick = 100 * time.Millisecond
+
+// idleTick is the same where nothing is wanted and nothing runs.
+const idleTick = time.Second
 
 // leaveWait is how long Run waits at its end for operations that it has cancelled.
 const leaveWait = 3 * time.Second
@@ -248,7 +252,7 @@ func (k *Keeper) tell() {
 func (k *Keeper) Run(ctx context.Context) {
 	var work sync.WaitGroup
 	defer k.leave(&work)
-	every := time.NewTicker(tick)
+	every := beat.NewTicker(tick)
 	defer every.Stop()
 	k.step(plan.Event{Kind: plan.EvTick})
 	for {
@@ -262,7 +266,12 @@ func (k *Keeper) Run(ctx context.Context) {
 		k.mu.Lock()
 		todo := k.todo
 		k.todo = nil
+		next := tick
+		if k.plan.Idle() && len(k.plan.Views()) == 0 {
+			next = idleTick
+		}
 		k.mu.Unlock()
+		every.Next(next)
 		for _, a := range todo {
 			k.act(ctx, &work, a)
 		}

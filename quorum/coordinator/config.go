@@ -9,7 +9,7 @@ import (
 // ReportInterval is how often a node reports each resource to the leader.
 const ReportInterval = 100 * time.Millisecond
 
-// TickInterval is the longest time between two EvTick.
+// TickInterval is the longest time between two EvTick while something is amiss; otherwise ReportInterval.
 const TickInterval = 50 * time.Millisecond
 
 // Config is fixed for the life of a Coordinator. A zero duration means the default.

@@ -71,7 +71,7 @@ type Config struct {
 
 	TickInterval    time.Duration // raft's clock; 0: 50 ms
 	ElectionTicks   int           // without a leader's message before an election; 0: 10
-	HeartbeatTicks  int           // between a leader's heartbeats, and between pings; 0: 2
+	HeartbeatTicks  int           // between a leader's heartbeats, and half of those between pings; 0: 2
 	SnapshotEntries int           // log entries between snapshots; 0: 1000
 	KeepEntries     int           // log entries kept behind a snapshot; 0: a fifth of SnapshotEntries
 	// OnNote takes what another node sent with Note, OnLost hears that a connection with a node ended.

@@ -67,7 +67,7 @@ func Open(cfg Config) (*Ledger, error) {
 	l.moved.Store(new(make(chan struct{})))
 	l.subs.wake = make(chan struct{}, 1)
 	l.mesh = &mesh{
-		self: cfg.Node, ping: time.Duration(cfg.HeartbeatTicks) * cfg.TickInterval, log: l.log,
+		self: cfg.Node, ping: 2 * time.Duration(cfg.HeartbeatTicks) * cfg.TickInterval, log: l.log,
 		links: map[string]*link{}, heard: map[string]time.Time{}, deliver: l.deliver, answer: l.answerAsk,
 		noted: cfg.OnNote, lost: cfg.OnLost,
 		dial: func(ctx context.Context, addr, node string) (net.Conn, error) {
@@ -144,6 +144,7 @@ func (l *Ledger) Run(ctx context.Context) error {
 
 // loop owns the voter.
 func (l *Ledger) loop(ctx context.Context) error {
+	ticks := 1 // that the next firing of ticker stands for
 	ticker := beat.NewTicker(l.cfg.TickInterval)
 	defer ticker.Stop()
 	l.connect()
@@ -156,8 +157,11 @@ func (l *Ledger) loop(ctx context.Context) error {
 		case <-ctx.Done():
 			return l.v.Stop()
 		case <-ticker.C:
-			l.v.Tick()
-			ticker.Next(0)
+			for range ticks {
+				l.v.Tick()
+			}
+			ticks = l.pace()
+			ticker.Next(time.Duration(ticks) * l.cfg.TickInterval)
 		case in := <-l.inbox:
 			l.v.Receive(in.peer, in.f)
 			for range len(l.inbox) { // one fsync for all that is here already
@@ -168,6 +172,18 @@ func (l *Ledger) loop(ctx context.Context) error {
 			f()
 		}
 	}
+}
+
+// pace returns how many ticks may be taken at once: a leader needs none between two heartbeats, and a
+// follower none while it hears its leader.
+func (l *Ledger) pace() int {
+	leader := l.status.Load().Leader
+	quiet := time.Duration(l.cfg.HeartbeatTicks+1) * l.cfg.TickInterval
+	switch since := l.mesh.sinceHeard(leader); {
+	case leader == l.cfg.Node, since >= 0 && since < quiet:
+		return l.cfg.HeartbeatTicks
+	}
+	return 1
 }
 
 // Close closes a ledger that was opened and is not to be run.

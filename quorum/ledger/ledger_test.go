@@ -265,9 +265,12 @@ func TestRule14_RestoredLedgerFileStopsVoting(t *testing.T) {
 	}
 	c.start("W")
 	c.leader("A", "B", "W")
-	c.create("W", "r0", 1) // W acknowledges this
-	c.toLeader("A")
+	c.net.split("A", "B")
+	c.net.split("W", "B")
+	c.create("W", "r0", 1) // it takes W's acknowledgement, and A has got it
 	c.stop("W")
+	c.net.heal("A", "B")
+	c.net.heal("W", "B")
 	if err := os.WriteFile(filepath.Join(c.nodes["W"].dir, "ledger.db"), old, 0o600); err != nil {
 		t.Fatal(err)
 	}

@@ -57,13 +57,14 @@ func (l *link) send(f []byte) bool {
 
 // run keeps the link connected until ctx ends.
 func (l *link) run(ctx context.Context) {
-	retry := l.every
+	first := l.every / 2 // what ends most connections is a process that starts again
+	retry := first
 	for ctx.Err() == nil {
-		dctx, cancel := context.WithTimeout(ctx, time.Second+10*l.every)
+		dctx, cancel := context.WithTimeout(ctx, time.Second+5*l.every)
 		conn, err := l.dial(dctx, l.addr, l.node)
 		cancel()
 		if err == nil {
-			retry = l.every
+			retry = first
 			l.serve(ctx, conn)
 			l.lost()
 		}
