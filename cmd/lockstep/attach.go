@@ -56,6 +56,8 @@ When a relay has died, the same command starts another, which takes the device u
 	f.Uint32Var(&spec.BlockSize, "block-size", 0, "logical block of the device in `BYTES`, 512 to 4096 (default: what the export prefers)")
 	f.StringVar(&spec.TLSDir, "tls", "", "`DIR` with the certificates to connect with (default: those of the local node, where it asks for TLS)")
 	f.StringVar(&spec.Dir, "state-dir", attach.DefaultDir, "`DIR` of the relays' state and logs")
+	f.StringVar(&spec.Holder, "holder", "", "`NAME` to be recorded as the holder (default: the name of this host)")
+	hideFlag(cmd, "holder")
 	list := f.Bool("list", false, "show what is attached on this host, instead")
 	foreground := f.Bool("foreground", false, "be the relay, for systemd (Type=notify), instead of starting one")
 	cmd.RunE = a.stream(func(ctx context.Context, args []string) error {
@@ -79,10 +81,14 @@ When a relay has died, the same command starts another, which takes the device u
 
 // hideNode hides --node from a command that is about this host.
 func hideNode(cmd *cobra.Command) *cobra.Command {
-	if err := cmd.Flags().MarkHidden("node"); err != nil {
+	hideFlag(cmd, "node")
+	return cmd
+}
+
+func hideFlag(cmd *cobra.Command, name string) {
+	if err := cmd.Flags().MarkHidden(name); err != nil {
 		panic(err)
 	}
-	return cmd
 }
 
 func (a *app) attach(ctx context.Context, spec attach.Spec, foreground bool) error {

@@ -17,7 +17,9 @@ import (
 const servicesHelp = `What follows the primary: it is started on promotion, in the order below, and stopped in reverse before the
 role is given up. What is given replaces all that there was.
 
-  --mount /srv/data,device=/dev/nbd0,opt=noatime    fsck=none, preen or force-check; users=kill or spare
+  --attach /dev/nbd0                                the resource as a block device; connections=, deadline=
+  --mount /srv/data,opt=noatime                     device=, unless one is attached; fsck=none, preen or
+                                                    force-check; users=kill or spare
   --vip 10.0.0.10/24,dev=eth0                       without dev=, the interface that has the network
   --unit postgresql.service                         of systemd; it must not be enabled
   --ocf heartbeat:IPaddr2,ip=10.0.0.11              a resource agent with its parameters
@@ -25,13 +27,14 @@ role is given up. What is given replaces all that there was.
   --no-services                                     nothing
 
 Each also takes start-timeout=, stop-timeout=, monitor-timeout=, monitor-interval= and start-order= (1 to
-1000; 10, 20, 30, 40 and 50 unless said otherwise). A comma in a value is written as \,`
+1000; 5, 10, 20, 30, 40 and 50 unless said otherwise). A comma in a value is written as \,`
 
 // servicesFlags adds the flags for services. The returned function reads them: nil if none was given.
 func servicesFlags(f *pflag.FlagSet) func() (*[]service.Spec, error) {
 	texts := map[service.Kind]*[]string{}
 	for kind, help := range map[service.Kind]string{
-		service.KindMount: "a file system: `DIR,device=PATH[,...]`", service.KindVIP: "an address: `ADDRESS/LENGTH[,...]`",
+		service.KindAttach: "the resource as a block device: `DEVICE[,...]`", service.KindMount: "a file system: `DIR[,device=PATH,...]`",
+		service.KindVIP:  "an address: `ADDRESS/LENGTH[,...]`",
 		service.KindUnit: "a unit of systemd: `NAME[,...]`", service.KindOCF: "a resource agent: `PROVIDER:TYPE[,...]`",
 		service.KindExec: "a program of yours: `PATH[,...]`",
 	} {
@@ -48,6 +51,10 @@ func servicesFlags(f *pflag.FlagSet) func() (*[]service.Spec, error) {
 				}
 				all = append(all, s)
 			}
+		}
+		all = service.WithDevices(all)
+		if err := service.ValidateAll(all); err != nil {
+			return nil, control.Usagef("%v", err)
 		}
 		switch {
 		case *none && len(all) > 0:

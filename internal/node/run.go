@@ -243,7 +243,7 @@ func (d *daemon) wire(self quorum.Incumbent, j *journal) (err error) {
 		return err
 	}
 	b.alone = d.pair.reason
-	d.care = newCaretakers(d.m, d.cfg.DataDir, d.host.bootTime(), func() bool { return d.ledger.Status().HasQuorum }, b.handOver)
+	d.care = newCaretakers(d.m, d.cfg.DataDir, d.cfg.ControlSocket, d.host.bootTime(), func() bool { return d.ledger.Status().HasQuorum }, b.handOver)
 	b.services, d.kennel.services = d.care, d.care.stuck
 	if err := d.wireCertificates(b, ask); err != nil {
 		return err

@@ -39,6 +39,7 @@ type caretakers struct {
 	dir     string // of the files that name what may run here
 	clock   func() time.Duration
 	quorate func() bool
+	socket  string                                       // of this daemon
 	build   func(service.Spec) (services.Carrier, error) // nil: the real ones
 	// handOver gives the role to another node, because the services failed here.
 	handOver func(ctx context.Context, w *worker) error
@@ -47,8 +48,8 @@ type caretakers struct {
 	all map[uint64]*caretaker // by resource id
 }
 
-func newCaretakers(m *manager, dataDir string, clock func() time.Duration, quorate func() bool, handOver func(context.Context, *worker) error) *caretakers {
-	return &caretakers{m: m, dir: filepath.Join(dataDir, "services"), clock: clock, quorate: quorate, handOver: handOver, all: map[uint64]*caretaker{}}
+func newCaretakers(m *manager, dataDir, socket string, clock func() time.Duration, quorate func() bool, handOver func(context.Context, *worker) error) *caretakers {
+	return &caretakers{m: m, socket: socket, dir: filepath.Join(dataDir, "services"), clock: clock, quorate: quorate, handOver: handOver, all: map[uint64]*caretaker{}}
 }
 
 // run has the services of each resource looked after until ctx ends. What runs then is left running: see
@@ -92,7 +93,7 @@ func (c *caretakers) open(w *worker) *caretaker {
 	t := &caretaker{c: c, w: w, log: w.log, task: make(chan struct{}, 1)}
 	t.keeper, t.problem = services.Open(services.Config{
 		Resource: w.name, Node: c.m.self.Node, Boot: c.m.self.Boot, Journal: filepath.Join(c.dir, fmt.Sprintf("%016x.json", w.id)),
-		Clock: c.clock, Log: w.log, Build: c.build, GiveUp: t.gaveUp,
+		Clock: c.clock, Log: w.log, Build: c.builder(w), GiveUp: t.gaveUp,
 		Event: func(kind, text string) { c.m.journal.add(w.name, kind, text) },
 	})
 	if t.problem != nil {

@@ -23,7 +23,12 @@ type Carrier interface {
 	Monitor(ctx context.Context) error // nil: it runs
 }
 
-// Build returns the carrier of s, which is valid, for a resource and a node.
+// Resumer is a Carrier that an earlier process of the daemon may have left in need of help: until it has it, what
+// runs on top of it cannot be stopped. Resume may be called beside the other methods, and ends soon after ctx.
+type Resumer interface{ Resume(ctx context.Context) }
+
+// Build returns the carrier of s, which is valid, for a resource and a node. Devices are not of its making: they
+// take a cluster.
 func Build(s service.Spec, resource, node string) (Carrier, error) {
 	switch s.Kind {
 	case service.KindMount:

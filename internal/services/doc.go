@@ -7,7 +7,7 @@
 //	Keeper    the services of one resource on this node: feeds the Plan and carries out what it says
 //	journal   the file that names what may run here, written before anything is started
 //	plan      what is started and stopped, and when; pure
-//	vip, mount, unit, agent   the carriers: each has Start, Stop and Monitor
+//	device, vip, mount, unit, agent   the carriers: each has Start, Stop and Monitor
 //
 // # Who decides
 //

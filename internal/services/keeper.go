@@ -49,6 +49,7 @@ type Keeper struct {
 	cfg     Config
 	journal journal
 	wake    chan struct{} // capacity 1: there is something in todo
+	left    []Resumer     // of an earlier process
 
 	mu       sync.Mutex
 	plan     *plan.Plan
@@ -85,6 +86,11 @@ func Open(cfg Config) (*Keeper, error) {
 		return nil, fmt.Errorf("services of %s: %w", cfg.Resource, err)
 	}
 	k.plan = plan.New(cfg.Plan, steps(left))
+	for _, s := range left {
+		if c, ok := k.carriers[s.ID()].(Resumer); ok {
+			k.left = append(k.left, c)
+		}
+	}
 	if len(left) > 0 {
 		cfg.Log.Warn("services of an earlier process are stopped", "count", len(left))
 	}
@@ -254,6 +260,9 @@ func (k *Keeper) Run(ctx context.Context) {
 	defer k.leave(&work)
 	every := beat.NewTicker(tick)
 	defer every.Stop()
+	for _, c := range k.left {
+		work.Go(func() { c.Resume(ctx) })
+	}
 	k.step(plan.Event{Kind: plan.EvTick})
 	for {
 		select {

@@ -90,9 +90,11 @@ func (h *host) prepare(spec Spec) (taken bool, err error) {
 	if err != nil {
 		return false, err
 	}
-	holder, err := os.Hostname()
-	if err != nil {
-		return false, err
+	holder := spec.Holder
+	if holder == "" {
+		if holder, err = os.Hostname(); err != nil {
+			return false, err
+		}
 	}
 	index, err := spec.Index()
 	if err != nil {

@@ -33,6 +33,7 @@ type Spec struct {
 	TLSDir      string        `json:"tls_dir,omitempty"`
 	Deadline    time.Duration `json:"deadline_ns"`          // 0: never
 	BlockSize   uint32        `json:"block_size,omitempty"` // bytes; 0: the export's
+	Holder      string        `json:"holder,omitempty"`     // who holds it, for people; "": this host
 	Wait        time.Duration `json:"wait_ns,omitempty"`    // for a primary, at first; 0: for ever
 	Dir         string        `json:"dir"`                  // of the state
 }

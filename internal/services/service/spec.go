@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"net/netip"
 	"path"
+	"regexp"
 	"slices"
 	"strconv"
 	"strings"
@@ -17,15 +18,16 @@ type Kind string
 
 // Kinds, in the order in which they are started.
 const (
-	KindMount Kind = "mount" // Target is a directory
-	KindVIP   Kind = "vip"   // an address and the length of its network
-	KindUnit  Kind = "unit"  // a unit of systemd
-	KindOCF   Kind = "ocf"   // PROVIDER:TYPE
-	KindExec  Kind = "exec"  // path of a program
+	KindAttach Kind = "attach" // Target is a device of the kernel, /dev/nbdX
+	KindMount  Kind = "mount"  // a directory
+	KindVIP    Kind = "vip"    // an address and the length of its network
+	KindUnit   Kind = "unit"   // a unit of systemd
+	KindOCF    Kind = "ocf"    // PROVIDER:TYPE
+	KindExec   Kind = "exec"   // path of a program
 )
 
 // Kinds lists them in the order of starting.
-var Kinds = []Kind{KindMount, KindVIP, KindUnit, KindOCF, KindExec}
+var Kinds = []Kind{KindAttach, KindMount, KindVIP, KindUnit, KindOCF, KindExec}
 
 // Bounds of what a Spec may hold.
 const (
@@ -44,24 +46,26 @@ type Spec struct {
 	StopTimeout    time.Duration `json:"stop_timeout_ns,omitempty"`    // 0: the same
 	MonitorTimeout time.Duration `json:"monitor_timeout_ns,omitempty"` // 0: 20 s
 	Interval       time.Duration `json:"interval_ns,omitempty"`        // between two looks; 0: 10 s
-	// Order: lower ones start first; 0: 10 for a mount, 20 for an address, 30, 40 and 50 for the others.
+	// Order: lower ones start first; 0: 5 for a device, 10 for a mount, 20 for an address, 30, 40 and 50 for
+	// the others.
 	Order int `json:"order,omitempty"`
 }
 
 // optionsOf are the options that each kind knows. nil: whatever its agent knows.
 var optionsOf = map[Kind][]string{
-	KindMount: {"device", "fstype", "opt", "fsck", "users"},
-	KindVIP:   {"dev"},
-	KindUnit:  {},
-	KindOCF:   nil,
-	KindExec:  {"arg"},
+	KindAttach: {"connections", "deadline", "block-size"},
+	KindMount:  {"device", "fstype", "opt", "fsck", "users"},
+	KindVIP:    {"dev"},
+	KindUnit:   {},
+	KindOCF:    nil,
+	KindExec:   {"arg"},
 }
 
 // repeatable options may be given more than once.
 var repeatable = []string{"opt", "arg"}
 
 // Parse reads TARGET[,NAME=VALUE]..., as it stands behind --mount, --vip and so on. A comma in a value is
-// written as \, and a backslash as \\.
+// written as \, and a backslash as \\. What it says is not judged; see Validate.
 func Parse(kind Kind, text string) (Spec, error) {
 	parts := splitEscaped(text)
 	s := Spec{Kind: kind, Target: parts[0]}
@@ -74,7 +78,7 @@ func Parse(kind Kind, text string) (Spec, error) {
 			return Spec{}, fmt.Errorf("%s %s: %s: %w", kind, s.Target, name, err)
 		}
 	}
-	return s, s.Validate()
+	return s, nil
 }
 
 func splitEscaped(text string) []string {
@@ -183,6 +187,8 @@ var general = []string{"start-timeout", "stop-timeout", "monitor-timeout", "moni
 
 func (s *Spec) checkKind(wrong func(string, ...any)) {
 	switch s.Kind {
+	case KindAttach:
+		s.checkAttach(wrong)
 	case KindMount:
 		if !path.IsAbs(s.Target) || path.Clean(s.Target) != s.Target || s.Target == "/" {
 			wrong("it is no absolute path of a directory")
@@ -217,6 +223,48 @@ func (s *Spec) checkKind(wrong func(string, ...any)) {
 	}
 }
 
+var devicePath = regexp.MustCompile(`^/dev/nbd(0|[1-9][0-9]{0,4})$`)
+
+func (s *Spec) checkAttach(wrong func(string, ...any)) {
+	if !devicePath.MatchString(s.Target) {
+		wrong("it is no NBD device of the kernel, for example /dev/nbd0")
+	}
+	if c := s.Option("connections"); c != "" {
+		if n, err := strconv.Atoi(c); err != nil || n < 1 || n > 16 {
+			wrong("connections=%s is no number from 1 to 16", c)
+		}
+	}
+	if d := s.Option("deadline"); d != "" {
+		if v, err := time.ParseDuration(d); err != nil || v < 0 {
+			wrong("deadline=%s is no duration, for example 10m", d)
+		}
+	}
+	if b := s.Option("block-size"); b != "" && !slices.Contains([]string{"512", "1024", "2048", "4096"}, b) {
+		wrong("block-size=%s is none of 512, 1024, 2048, 4096", b)
+	}
+}
+
+// WithDevices returns all, where each mount that names no device is given the one that is attached, if that is
+// exactly one.
+func WithDevices(all []Spec) []Spec {
+	device := ""
+	for i := range all {
+		if all[i].Kind == KindAttach {
+			if device != "" {
+				return all
+			}
+			device = all[i].Target
+		}
+	}
+	out := slices.Clone(all)
+	for i := range out {
+		if s := &out[i]; s.Kind == KindMount && s.Option("device") == "" && device != "" {
+			s.Options = append([]string{"device=" + device}, s.Options...)
+		}
+	}
+	return out
+}
+
 // ValidateAll lists what is wrong with a list of services.
 func ValidateAll(all []Spec) error {
 	var faults []error
@@ -246,7 +294,7 @@ func Sorted(all []Spec) []Spec {
 }
 
 func (s *Spec) order() int {
-	return cmp.Or(s.Order, 10*(slices.Index(Kinds, s.Kind)+1))
+	return cmp.Or(s.Order, 10*slices.Index(Kinds, s.Kind), 5)
 }
 
 // ID says what is run: two with the same ID are the same service, whatever their timeouts.

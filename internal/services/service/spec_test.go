@@ -42,6 +42,11 @@ func TestParse_SaysWhatIsWrong(t *testing.T) {
 		{KindMount, "/srv/,device=/dev/nbd0", "no absolute path"},
 		{KindMount, "/srv,device=/dev/nbd0,fsck=yes", "fsck=yes is none of"},
 		{KindMount, "/srv,device=/dev/nbd0,device=/dev/nbd1", "given twice"},
+		{KindAttach, "/dev/sda", "no NBD device"},
+		{KindAttach, "/dev/nbd01", "no NBD device"},
+		{KindAttach, "/dev/nbd0,connections=17", "no number from 1 to 16"},
+		{KindAttach, "/dev/nbd0,deadline=ten", "no duration"},
+		{KindAttach, "/dev/nbd0,block-size=8192", "is none of"},
 		{KindVIP, "10.0.0.10", "length of its network"},
 		{KindVIP, "127.0.0.1/8", "length of its network"},
 		{KindVIP, "10.0.0.10/24,interface=eth0", "there is no option interface; there are: dev"},
@@ -56,7 +61,11 @@ func TestParse_SaysWhatIsWrong(t *testing.T) {
 		{"disk", "x", "no kind of service"},
 		{KindExec, "", "names nothing"},
 	} {
-		if _, err := Parse(tc.kind, tc.text); err == nil || !strings.Contains(err.Error(), tc.want) {
+		s, err := Parse(tc.kind, tc.text)
+		if err == nil {
+			err = s.Validate()
+		}
+		if err == nil || !strings.Contains(err.Error(), tc.want) {
 			t.Errorf("%s %q: %v, want %q", tc.kind, tc.text, err, tc.want)
 		}
 	}
@@ -96,5 +105,32 @@ func TestValidateAll_TheSameTwice_IsRefused(t *testing.T) {
 	d := Spec{Kind: KindOCF, Target: "heartbeat:IPaddr2", Options: []string{"ip=10.0.0.2"}}
 	if err := ValidateAll([]Spec{c, d}); err != nil {
 		t.Errorf("two addresses by one agent: %v", err)
+	}
+}
+
+func TestWithDevices_MountTakesTheOneThatIsAttached(t *testing.T) {
+	parse := func(kind Kind, text string) Spec {
+		s, err := Parse(kind, text)
+		if err != nil {
+			t.Fatal(err)
+		}
+		return s
+	}
+	device := func(all []Spec) string { return all[len(all)-1].Option("device") }
+	nbd0, nbd1, data := parse(KindAttach, "/dev/nbd0"), parse(KindAttach, "/dev/nbd1"), parse(KindMount, "/srv/data,opt=noatime")
+	if got := device(WithDevices([]Spec{nbd0, data})); got != "/dev/nbd0" {
+		t.Errorf("one: %q", got)
+	}
+	if data.Option("device") != "" {
+		t.Error("the caller's was changed")
+	}
+	if got := device(WithDevices([]Spec{nbd0, nbd1, data})); got != "" {
+		t.Errorf("which of two is for the operator to say, not %q", got)
+	}
+	if got := device(WithDevices([]Spec{nbd0, parse(KindMount, "/srv/data,device=/dev/vdb")})); got != "/dev/vdb" {
+		t.Errorf("named: %q", got)
+	}
+	if sorted := Sorted([]Spec{data, nbd0}); sorted[0].Kind != KindAttach {
+		t.Error("what is mounted on a device starts before it")
 	}
 }

@@ -1,0 +1,173 @@
+package device
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"os"
+	"path/filepath"
+	"strings"
+	"sync"
+	"time"
+
+	"github.com/lockstep-ha/lockstep/internal/services/program"
+	"github.com/lockstep-ha/lockstep/nbd/attach"
+)
+
+// holderSuffix marks the holder of an attachment that follows the primary. No host name has a slash.
+const holderSuffix = "/services"
+
+// Holder is who holds an attachment that the services of node have made.
+func Holder(node string) string { return node + holderSuffix }
+
+// OfServices reports whether an attachment was made by the services of a node.
+func OfServices(holder string) bool { return strings.HasSuffix(holder, holderSuffix) }
+
+// resumePause is the time between two tries to start a relay for a device that has none.
+const resumePause = time.Second
+
+// Config says which device of this host shows which resource.
+type Config struct {
+	Resource string
+	Device   string   // /dev/nbdX
+	Node     string   // this one
+	Socket   string   // of its daemon
+	Flags    []string // of lockstep attach, as given by the operator: --connections=4
+	Program  string   // lockstep itself
+	Dir      string   // state of relays; "": the usual one
+	// Release ends what another node's services have attached; with own, what those of this node have, too.
+	Release func(ctx context.Context, own bool) error
+}
+
+// Device is the block device of a resource on this host.
+type Device struct {
+	cfg Config
+	mu  sync.Mutex // one program at a time
+}
+
+// New returns a Device.
+func New(cfg Config) *Device {
+	if cfg.Dir == "" {
+		cfg.Dir = attach.DefaultDir
+	}
+	return &Device{cfg: cfg}
+}
+
+// Start attaches the device, or has a relay take up what one that died has left.
+func (d *Device) Start(ctx context.Context) error {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	st, err := attach.LoadState(d.cfg.Dir, filepath.Base(d.cfg.Device))
+	// Without the key in the state file not even this host can go on with what it had.
+	own := errors.Is(err, os.ErrNotExist) || err == nil && st.Ended != ""
+	if err := d.cfg.Release(ctx, own); err != nil {
+		return fmt.Errorf("the attachment of the last primary: %w", err)
+	}
+	return d.attach(ctx)
+}
+
+// Stop detaches the device, which nobody may use any more.
+func (d *Device) Stop(ctx context.Context) error {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	if gone, err := d.gone(); gone || err != nil {
+		return err
+	}
+	err := d.run(ctx, "detach", d.cfg.Device, "--state-dir", d.cfg.Dir)
+	if err != nil {
+		// The device is what matters here: what is recorded of it, the next primary ends.
+		if gone, _ := d.gone(); gone {
+			return nil
+		}
+	}
+	return err
+}
+
+// Monitor returns nil while the device can be used, if only in a while: a relay that waits for a primary is
+// as it should be.
+func (d *Device) Monitor(ctx context.Context) error {
+	st, err := attach.Query(ctx, d.cfg.Dir, d.cfg.Device)
+	switch {
+	case errors.Is(err, attach.ErrNoRelay):
+		return d.revive(ctx)
+	case err != nil:
+		return err
+	case st.Resource != d.cfg.Resource:
+		return fmt.Errorf("%s is attached to %s, not %s", d.cfg.Device, st.Resource, d.cfg.Resource)
+	case st.State == attach.StateServing || st.State == attach.StateWaiting:
+		return nil
+	}
+	return fmt.Errorf("%s is %s: %s", d.cfg.Device, st.State, st.Cause)
+}
+
+// Resume tries until ctx ends to have a relay for a device that is left without: an earlier daemon's, whose
+// services are to be stopped now.
+func (d *Device) Resume(ctx context.Context) {
+	for ctx.Err() == nil {
+		gone, err := d.gone()
+		if gone {
+			return
+		}
+		if err == nil {
+			_, err = attach.Query(ctx, d.cfg.Dir, d.cfg.Device)
+		}
+		if errors.Is(err, attach.ErrNoRelay) {
+			err = d.revive(ctx)
+		}
+		if err == nil {
+			return
+		}
+		select {
+		case <-time.After(resumePause):
+		case <-ctx.Done():
+		}
+	}
+}
+
+// revive starts a relay for a device that the kernel has and nobody serves.
+func (d *Device) revive(ctx context.Context) error {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	if gone, err := d.gone(); err != nil {
+		return err
+	} else if gone {
+		return fmt.Errorf("%s is not attached", d.cfg.Device)
+	}
+	return d.attach(ctx)
+}
+
+// gone reports whether nothing of the device is left on this host but, perhaps, a record in the cluster.
+func (d *Device) gone() (bool, error) {
+	st, err := attach.LoadState(d.cfg.Dir, filepath.Base(d.cfg.Device))
+	switch {
+	case errors.Is(err, os.ErrNotExist):
+		return true, nil
+	case err != nil:
+		return false, err
+	case st.Spec.Resource != d.cfg.Resource:
+		return true, nil // somebody else's
+	}
+	return !st.Configured, nil
+}
+
+// attach runs lockstep attach, which does nothing where the device is attached.
+func (d *Device) attach(ctx context.Context) error {
+	args := []string{"attach", d.cfg.Resource, d.cfg.Device, "--state-dir", d.cfg.Dir, "--holder", Holder(d.cfg.Node)}
+	return d.run(ctx, append(args, d.cfg.Flags...)...)
+}
+
+// run runs lockstep for as long as ctx allows.
+func (d *Device) run(ctx context.Context, args ...string) error {
+	args = append(args, "--socket", d.cfg.Socket)
+	if end, ok := ctx.Deadline(); ok {
+		args = append(args, "--timeout", max(time.Until(end)-time.Second/2, time.Second/10).String())
+	}
+	r, err := program.Run(ctx, program.Command{Path: d.cfg.Program, Args: args})
+	if err != nil {
+		return fmt.Errorf("lockstep %s: %w", args[0], err)
+	}
+	if r.Code != 0 {
+		return errors.New(strings.Join(strings.Fields(strings.TrimPrefix(r.Output, "error: ")), " "))
+	}
+	return nil
+}
