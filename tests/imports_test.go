@@ -37,7 +37,7 @@ var mayImport = map[string][]string{
 	"internal/transport": {"internal/pki"},
 	"internal/config":    {},
 	"internal/control":   {"internal/config", "internal/services/service"},
-	"internal/services":  {"internal/services"},
+	"internal/services":  {"internal/services", "internal/beat", "nbd/attach"},
 	"internal/pki":       {"internal/config"},
 	"internal/health":    {},
 	"internal/writepath": {},
