@@ -13,7 +13,7 @@ func TestServices_DeviceAndFileSystemFollowThePrimary(t *testing.T) {
 	s.attach()
 	s.vm.Run(t, "mkfs.ext4 -q /dev/nbd0")
 	s.detach()
-	s.cli("n1", "resource set r0 --attach /dev/nbd0,connections=2 --mount /srv/data,opt=noatime,monitor-interval=1s")
+	s.cli("n1", "resource set r0 --attach /dev/nbd0,monitor-interval=1s --mount /srv/data,opt=noatime,monitor-interval=1s")
 	s.awaitMount("n1")
 	s.vm.Run(t, "echo one >/srv/data/one; sync")
 	for i, to := range []string{"n2", "n1"} {
