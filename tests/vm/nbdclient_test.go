@@ -18,6 +18,7 @@ func (s *site) unplain() {
 }
 
 func TestKernelNBD_Ext4_AnFsyncIsAnsweredWhenTheDisksOfBothReplicasHaveIt(t *testing.T) {
+	t.Parallel()
 	s := newSite(t, options{sizeMiB: 64})
 	s.plain("n1")
 	s.vm.Run(t, "mkfs.ext4 -q /dev/nbd0; mkdir /m; mount /dev/nbd0 /m")

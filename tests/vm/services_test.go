@@ -9,6 +9,7 @@ import (
 // Both nodes share this machine's kernel, so what a lost primary leaves on its host cannot be shown here: the next
 // one would find the same device and the same mount.
 func TestServices_DeviceAndFileSystemFollowThePrimary(t *testing.T) {
+	t.Parallel()
 	s := newSite(t, options{sizeMiB: 64})
 	s.attach()
 	s.vm.Run(t, "mkfs.ext4 -q /dev/nbd0")

@@ -9,6 +9,7 @@ import (
 )
 
 func TestWatchdog_DaemonThatStandsStill_TheMachineIsReset(t *testing.T) {
+	t.Parallel()
 	s := newSite(t, options{sizeMiB: 64, watchdog: true})
 	s.vm.Run(t, "for i in $(seq 1 100); do [ $(cat /sys/class/watchdog/watchdog0/state) = active ] && exit 0; sleep 0.2; done; cat /lab/n1/log >&2; exit 1")
 	begun := time.Now()
