@@ -3,6 +3,8 @@ package node
 import (
 	"fmt"
 	"time"
+
+	"github.com/lockstep-ha/lockstep/quorum/coordinator"
 )
 
 // silences ends sessions with nodes that are not heard any more on any link: neither the session
@@ -29,7 +31,7 @@ type received struct {
 	since          time.Duration
 }
 
-// look ends what is silent, and reports whether something came over every session. A time in which nobody looked proves nothing: this process stood still, and
+// look ends what is silent, and reports whether something came over every session lately. A time in which nobody looked proves nothing: this process stood still, and
 // what was sent meanwhile waits to be read.
 func (s *silences) look(now time.Duration, workers []*worker, sinceHeard func(node string) time.Duration) (calm bool) {
 	if gap := now - s.last; gap >= s.limit/2 {
@@ -51,7 +53,7 @@ func (s *silences) look(now time.Duration, workers []*worker, sinceHeard func(no
 				s.links[key] = received{session, bytes, now}
 				continue
 			}
-			calm = false
+			calm = calm && now-was.since < 2*coordinator.ReportInterval
 			if heard := sinceHeard(peer); now-was.since >= limit && (heard < 0 || heard >= limit) {
 				rep.EndSession(peer, fmt.Errorf("%s is not heard on any link for %v", peer, (now-was.since).Round(time.Millisecond)))
 				delete(s.links, key)
