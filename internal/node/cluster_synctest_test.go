@@ -226,9 +226,10 @@ func TestBubble_PeerSilentOnEveryLink_IsDroppedAfterThreeBeaconsAndOnlyThen(t *t
 				memnet.Pass(beacon / 5)
 				q.waits(w, "write")
 				read.waits(w, "read without a lease")
-				// The last word came up to a beacon before the cut; ticks of 50 and 20 ms look and act.
-				q.done(w, "write", silence, silence+grace+beacon)
-				read.done(w, "read", beacon/5, grace+beacon)
+				// The last word came up to a beacon before the cut, and was seen up to a beacon later; ticks of
+				// 50 and 20 ms look and act.
+				q.done(w, "write", silence, silence+grace+2*beacon)
+				read.done(w, "read", beacon/5, grace+2*beacon)
 				if !bytes.Equal(got, model[:8192]) {
 					w.Error("read something else than was written")
 				}
