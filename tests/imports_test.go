@@ -43,7 +43,7 @@ var mayImport = map[string][]string{
 	"internal/writepath": {},
 	"internal/deploy":    {},
 	"internal/lab":       {"internal/config", "internal/control"},
-	"internal/doctor":    {"internal/control"},
+	"internal/doctor":    {"internal/control", "internal/services/service"},
 	"internal/linkcheck": {"internal/control"},
 	"internal/drill":     {"internal/control", "internal/doctor", "internal/lab", "internal/pki"},
 	"internal/planted":   {},

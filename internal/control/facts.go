@@ -4,6 +4,8 @@ import (
 	"context"
 	"net/http"
 	"time"
+
+	"github.com/lockstep-ha/lockstep/internal/services/service"
 )
 
 // Examiner is the part of a Backend that says what a node knows of itself and of its ways to the
@@ -108,6 +110,16 @@ type ReplicaFacts struct {
 	Unclean   bool   `json:"unclean"` // its host went down since it was last known to hold everything
 	Data      Disk   `json:"data"`
 	Meta      Disk   `json:"meta"`
+	// Services follow the primary, in the order of starting.
+	Services []ServiceFacts `json:"services"`
+}
+
+// ServiceFacts are what a node finds out about a service without starting it.
+type ServiceFacts struct {
+	Name    string       `json:"service"` // kind, target and options
+	Kind    service.Kind `json:"kind"`
+	AtBoot  bool         `json:"at_boot"`           // systemd starts it at boot
+	Problem string       `json:"problem,omitempty"` // what would hinder a start; empty: nothing that can be told
 }
 
 // PeerFacts are what a node finds on its way to another one.
@@ -154,6 +166,9 @@ func (f *Facts) normalize() {
 	}
 	for i := range f.Replicas {
 		lists = append(lists, &f.Replicas[i].Data.Disks, &f.Replicas[i].Meta.Disks)
+		if f.Replicas[i].Services == nil {
+			f.Replicas[i].Services = []ServiceFacts{}
+		}
 	}
 	for _, l := range lists {
 		if *l == nil {

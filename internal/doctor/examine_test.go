@@ -93,6 +93,27 @@ func leave(c *Cluster, node string) {
 	}
 }
 
+// serve has a service follow the primary.
+func serve(c *Cluster, s control.ServiceFacts) {
+	for _, n := range []string{"n1", "n2"} {
+		c.facts(n).Replicas[0].Services = []control.ServiceFacts{s}
+	}
+}
+
+func TestExamine_SaysWhichUnitToDisableWhere(t *testing.T) {
+	c := good()
+	serve(c, control.ServiceFacts{Name: "unit db@main.service", Kind: "unit", AtBoot: true})
+	var next []string
+	for _, f := range Examine(c).Findings {
+		if f.Code == codeServiceBoot {
+			next = append(next, f.Next)
+		}
+	}
+	if want := []string{"on n1: systemctl disable db@main.service", "on n2: systemctl disable db@main.service"}; !slices.Equal(next, want) {
+		t.Errorf("%q, want %q", next, want)
+	}
+}
+
 func TestExamine_FindsWhatIsWrong(t *testing.T) {
 	r0 := func(c *Cluster) *control.Resource { return &c.Status.Resources[0] }
 	data := func(c *Cluster, n string) *control.Disk { return &c.facts(n).Replicas[0].Data }
@@ -210,6 +231,29 @@ func TestExamine_FindsWhatIsWrong(t *testing.T) {
 				n.Facts.Certificate = nil
 			}
 		}, nil, true},
+		{"services that can start anywhere", func(c *Cluster) { serve(c, control.ServiceFacts{Name: "mount /srv", Kind: "mount"}) }, nil, true},
+		{"a unit that starts at boot, too", func(c *Cluster) {
+			serve(c, control.ServiceFacts{Name: "unit db.service", Kind: "unit"})
+			c.facts("n2").Replicas[0].Services[0].AtBoot = true
+		}, []string{"warning service-at-boot"}, true},
+		{"an address of no network", func(c *Cluster) {
+			serve(c, control.ServiceFacts{Name: "vip 10.0.0.10/24", Kind: "vip"})
+			c.facts("n2").Replicas[0].Services[0].Problem = "no interface has an address of its network"
+		}, []string{"warning service-unfit"}, true},
+		{"a mount without a watchdog", func(c *Cluster) {
+			serve(c, control.ServiceFacts{Name: "mount /srv", Kind: "mount"})
+			c.facts("n2").Watchdog = ""
+		}, []string{"note no-watchdog", "warning mount-unguarded"}, true},
+		{"a mount without a watchdog, with a fence", func(c *Cluster) {
+			serve(c, control.ServiceFacts{Name: "mount /srv", Kind: "mount"})
+			c.facts("n2").Watchdog, r0(c).Policy.Fencing = "", "stonith"
+		}, []string{"note no-watchdog"}, true},
+		{"an address needs no watchdog", func(c *Cluster) {
+			serve(c, control.ServiceFacts{Name: "vip 10.0.0.10/24", Kind: "vip"})
+			c.facts("n1").Watchdog = ""
+		}, []string{"note no-watchdog"}, true},
+		{"services failed on the primary", func(c *Cluster) { r0(c).Replicas[0].ServicesFailed = "vip: no" }, []string{"danger services-failed"}, true},
+		{"services failed elsewhere", func(c *Cluster) { r0(c).Replicas[1].ServicesFailed = "vip: no" }, []string{"warning services-failed"}, true},
 		{"disconnected", func(c *Cluster) { r0(c).Replicas[1].Connection = control.ConnDisconnected }, []string{"warning disconnected"}, true},
 	} {
 		c := good()

@@ -16,6 +16,7 @@ func resource(f *findings, c *Cluster, r *control.Resource) {
 		replica(f, c, r, &r.Replicas[i])
 	}
 	pauses(f, c, r)
+	services(f, c, r)
 }
 
 // serving finds resources that nobody can use now.

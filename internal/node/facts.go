@@ -48,9 +48,12 @@ func (b *backend) Facts(ctx context.Context) (control.Facts, error) {
 			}
 		}
 	}
+	var wg sync.WaitGroup
+	for i := range f.Replicas {
+		wg.Go(func() { f.Replicas[i].Services = b.serviceFacts(ctx, f.Replicas[i].Resource) })
+	}
 	peers := b.peers()
 	f.Peers = make([]control.PeerFacts, len(peers))
-	var wg sync.WaitGroup
 	for i, p := range peers {
 		if b.exam.canFence != nil && b.exam.canFence(p.Name) {
 			f.Fences = append(f.Fences, p.Name)

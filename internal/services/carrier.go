@@ -27,6 +27,12 @@ type Carrier interface {
 // runs on top of it cannot be stopped. Resume may be called beside the other methods, and ends soon after ctx.
 type Resumer interface{ Resume(ctx context.Context) }
 
+// Examiner is a Carrier that can tell without a start what would hinder one. Examine may be called beside the other
+// methods.
+type Examiner interface {
+	Examine(ctx context.Context) error
+}
+
 // Build returns the carrier of s, which is valid, for a resource and a node. Devices are not of its making: they
 // take a cluster.
 func Build(s service.Spec, resource, node string) (Carrier, error) {

@@ -75,17 +75,37 @@ func TestOCF_DeadlineKillsTheAgent(t *testing.T) {
 	}
 }
 
-func TestOCF_CheckNamesWhatIsNotThere(t *testing.T) {
+func TestOCF_ExamineNamesWhatIsNotThere(t *testing.T) {
 	o := &OCF{Provider: "heartbeat", Type: "NoSuchAgent"}
-	if err := o.Check(); !errors.Is(err, os.ErrNotExist) {
+	if err := o.Examine(t.Context()); !errors.Is(err, os.ErrNotExist) {
 		t.Errorf("error %v", err)
+	}
+}
+
+func TestHook_ExamineNamesWhatIsNoProgram(t *testing.T) {
+	path := filepath.Join(t.TempDir(), "hook")
+	h := &Hook{Path: path}
+	if err := h.Examine(t.Context()); !errors.Is(err, os.ErrNotExist) {
+		t.Errorf("nothing there: %v", err)
+	}
+	if err := os.WriteFile(path, []byte("#!/bin/sh\n"), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	if err := h.Examine(t.Context()); err == nil || !strings.Contains(err.Error(), "is no program") {
+		t.Errorf("not executable: %v", err)
+	}
+	if err := os.Chmod(path, 0o700); err != nil {
+		t.Fatal(err)
+	}
+	if err := h.Examine(t.Context()); err != nil {
+		t.Error(err)
 	}
 }
 
 // The agent Dummy of the resource-agents package keeps its state in a file.
 func TestOCF_Dummy_StartsMonitorsAndStops(t *testing.T) {
 	o := &OCF{Provider: "heartbeat", Type: "Dummy", Instance: "r0-Dummy", Params: []string{"state=" + filepath.Join(t.TempDir(), "state")}}
-	if err := o.Check(); err != nil {
+	if err := o.Examine(t.Context()); err != nil {
 		if os.Getenv("LOCKSTEP_REQUIRE") == "all" {
 			t.Fatalf("LOCKSTEP_REQUIRE=all: %v (package resource-agents)", err)
 		}

@@ -21,6 +21,9 @@ func (h *Hook) Start(ctx context.Context) error { return h.act(ctx, "start") }
 // Stop runs the hook with stop.
 func (h *Hook) Stop(ctx context.Context) error { return h.act(ctx, "stop") }
 
+// Examine returns an error if the hook cannot be run at all.
+func (h *Hook) Examine(context.Context) error { return isProgram(h.Path) }
+
 // Monitor runs the hook with monitor.
 func (h *Hook) Monitor(ctx context.Context) error { return h.act(ctx, "monitor") }
 

@@ -51,14 +51,22 @@ func (o *OCF) Monitor(ctx context.Context) error {
 	return o.act(ctx, "monitor", o.Interval, exitOK, exitPromoted, exitDegraded, exitDegradedMaster)
 }
 
-// Check returns what is wrong with the agent before it is ever run.
-func (o *OCF) Check() error {
-	info, err := os.Stat(o.path())
+// Examine returns what is wrong with the agent before it is ever run.
+func (o *OCF) Examine(context.Context) error {
+	if err := isProgram(o.path()); err != nil {
+		return fmt.Errorf("agent %s:%s: %w", o.Provider, o.Type, err)
+	}
+	return nil
+}
+
+// isProgram returns an error if nothing at path can be run.
+func isProgram(path string) error {
+	info, err := os.Stat(path)
 	switch {
 	case err != nil:
-		return fmt.Errorf("agent %s:%s: %w", o.Provider, o.Type, err)
+		return err
 	case info.IsDir() || info.Mode()&0o111 == 0:
-		return fmt.Errorf("agent %s:%s: %s is no program", o.Provider, o.Type, o.path())
+		return fmt.Errorf("%s is no program", path)
 	}
 	return nil
 }

@@ -100,6 +100,18 @@ func (d *Device) Monitor(ctx context.Context) error {
 	return fmt.Errorf("%s is %s: %s", d.cfg.Device, st.State, st.Cause)
 }
 
+// Examine returns an error if the kernel has no such device.
+func (d *Device) Examine(context.Context) error {
+	info, err := os.Stat(d.cfg.Device)
+	switch {
+	case errors.Is(err, os.ErrNotExist):
+		return fmt.Errorf("the kernel has no %s; load its module: modprobe nbd", d.cfg.Device)
+	case err == nil && info.Mode()&os.ModeDevice == 0:
+		return fmt.Errorf("%s is no device", d.cfg.Device)
+	}
+	return err
+}
+
 // Resume tries until ctx ends to have a relay for a device that is left without: an earlier daemon's, whose
 // services are to be stopped now.
 func (d *Device) Resume(ctx context.Context) {

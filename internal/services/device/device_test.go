@@ -178,6 +178,23 @@ func TestResume_TriesUntilThereIsARelay(t *testing.T) {
 	r.wantCalls("attach r0 /dev/nbd0", "attach r0 /dev/nbd0")
 }
 
+func TestExamine_NeedsTheKernelsDevice(t *testing.T) {
+	r := newRig(t, "")
+	r.cfg.Device = "/dev/null"
+	if err := r.Examine(t.Context()); err != nil {
+		t.Error(err)
+	}
+	r.cfg.Device = filepath.Join(r.dir, "nbd0")
+	if err := r.Examine(t.Context()); err == nil || !strings.Contains(err.Error(), "modprobe nbd") {
+		t.Errorf("%v", err)
+	}
+	r.cfg.Device = r.dir
+	if err := r.Examine(t.Context()); err == nil || !strings.Contains(err.Error(), "is no device") {
+		t.Errorf("%v", err)
+	}
+	r.wantCalls()
+}
+
 func TestHolder_IsNoHostsName(t *testing.T) {
 	if !OfServices(Holder("n1")) || OfServices("n1") || OfServices("n1.services") {
 		t.Error("an attachment of services is not told from one that was made by hand")

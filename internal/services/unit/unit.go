@@ -18,6 +18,9 @@ const noSuchUnit = "org.freedesktop.systemd1.NoSuchUnit"
 // signal, and a connection that has broken brings none.
 const lookAtBus = time.Second
 
+// ErrAtBoot is what is wrong with a unit that systemd starts at boot, whoever is primary.
+var ErrAtBoot = errors.New("it is enabled: systemd starts it at boot")
+
 // Dial opens a connection to systemd's manager.
 type Dial func(ctx context.Context) (*systemd.Conn, error)
 
@@ -62,6 +65,34 @@ func (u *Unit) Monitor(ctx context.Context) error {
 	return u.with(ctx, "monitor", func(c *systemd.Conn) error { return u.active(ctx, c) })
 }
 
+// Examine returns ErrAtBoot, or what would hinder a start.
+func (u *Unit) Examine(ctx context.Context) error {
+	return u.with(ctx, "look at", func(c *systemd.Conn) error {
+		load, err := u.property(ctx, c, "LoadState")
+		if err != nil {
+			return err
+		}
+		if load != "loaded" {
+			return fmt.Errorf("systemd says that it is %s", load)
+		}
+		state, err := u.property(ctx, c, "UnitFileState")
+		if err == nil && (state == "enabled" || state == "enabled-runtime") {
+			err = ErrAtBoot
+		}
+		return err
+	})
+}
+
+// property returns a property of the unit that is a string.
+func (u *Unit) property(ctx context.Context, c *systemd.Conn, name string) (string, error) {
+	p, err := c.GetUnitPropertyContext(ctx, u.name, name)
+	if err != nil {
+		return "", err
+	}
+	text, _ := p.Value.Value().(string)
+	return text, nil
+}
+
 func (u *Unit) with(ctx context.Context, what string, fn func(*systemd.Conn) error) error {
 	c, err := u.dial(ctx)
 	if err != nil {
@@ -101,11 +132,10 @@ func (u *Unit) job(ctx context.Context, c *systemd.Conn, queue func(context.Cont
 
 // active returns an error if the unit is not active.
 func (u *Unit) active(ctx context.Context, c *systemd.Conn) error {
-	p, err := c.GetUnitPropertyContext(ctx, u.name, "ActiveState")
+	state, err := u.property(ctx, c, "ActiveState")
 	if err != nil {
 		return err
 	}
-	state, _ := p.Value.Value().(string)
 	if !slices.Contains([]string{"active", "reloading", "refreshing"}, state) {
 		return fmt.Errorf("the unit is %q; see: systemctl status %s", state, u.name)
 	}

@@ -62,6 +62,8 @@ type manager struct {
 
 	mu     sync.Mutex
 	states map[string]string // ActiveState of each unit that is loaded
+	load   string            // LoadState of db.service
+	file   string            // its UnitFileState
 	result string            // of the next jobs; "": none ever comes
 	sticky bool              // jobs change no state
 	jobs   int
@@ -75,7 +77,7 @@ func startManager(t *testing.T, address string) *manager {
 		t.Fatal(err)
 	}
 	t.Cleanup(func() { bus.Close() })
-	m := &manager{bus: bus, states: map[string]string{"db.service": "inactive"}, result: "done"}
+	m := &manager{bus: bus, states: map[string]string{"db.service": "inactive"}, load: "loaded", file: "disabled", result: "done"}
 	if err := bus.Export(m, "/org/freedesktop/systemd1", "org.freedesktop.systemd1.Manager"); err != nil {
 		t.Fatal(err)
 	}
@@ -125,10 +127,15 @@ type properties struct{ m *manager }
 func (p *properties) Get(_, name string) (dbus.Variant, *dbus.Error) {
 	p.m.mu.Lock()
 	defer p.m.mu.Unlock()
-	if name != "ActiveState" {
-		return dbus.Variant{}, dbus.MakeFailedError(errors.New("no such property"))
+	switch name {
+	case "ActiveState":
+		return dbus.MakeVariant(p.m.states["db.service"]), nil
+	case "LoadState":
+		return dbus.MakeVariant(p.m.load), nil
+	case "UnitFileState":
+		return dbus.MakeVariant(p.m.file), nil
 	}
-	return dbus.MakeVariant(p.m.states["db.service"]), nil
+	return dbus.Variant{}, dbus.MakeFailedError(errors.New("no such property"))
 }
 
 func fake(t *testing.T) (*manager, func(name string) *Unit) {
@@ -199,6 +206,26 @@ func TestUnit_JobThatNeverEnds_EndsWithTheContext(t *testing.T) {
 	defer cancel()
 	if err := unit("db.service").Start(ctx); !errors.Is(err, cause) {
 		t.Errorf("start: %v", err)
+	}
+}
+
+func TestUnit_Examine_FindsWhatStartsAtBoot_AndWhatIsNotThere(t *testing.T) {
+	m, unit := fake(t)
+	for _, tc := range []struct{ load, file, want string }{
+		{"loaded", "disabled", ""}, {"loaded", "static", ""}, {"loaded", "", ""}, {"loaded", "indirect", ""},
+		{"loaded", "enabled", ErrAtBoot.Error()}, {"loaded", "enabled-runtime", ErrAtBoot.Error()},
+		{"not-found", "", "not-found"}, {"masked", "masked", "masked"},
+	} {
+		m.mu.Lock()
+		m.load, m.file = tc.load, tc.file
+		m.mu.Unlock()
+		err := unit("db.service").Examine(t.Context())
+		if tc.want == "" && err != nil || tc.want != "" && (err == nil || !strings.Contains(err.Error(), tc.want)) {
+			t.Errorf("%+v: %v", tc, err)
+		}
+		if errors.Is(err, ErrAtBoot) != (tc.want == ErrAtBoot.Error()) {
+			t.Errorf("%+v: %v is not told apart", tc, err)
+		}
 	}
 }
 

@@ -113,6 +113,20 @@ func (a *Address) Monitor(context.Context) error {
 	return up(link)
 }
 
+// Examine returns what would hinder a start. It changes nothing, and may be called beside the other methods.
+func (a *Address) Examine(context.Context) error {
+	h, err := netlink.NewHandle(unix.NETLINK_ROUTE)
+	if err != nil {
+		return err
+	}
+	defer h.Close()
+	link, err := a.link(h)
+	if err != nil {
+		return err
+	}
+	return up(link)
+}
+
 // Close ends announcing and leaves the address where it is.
 func (a *Address) Close() error {
 	a.quiet()

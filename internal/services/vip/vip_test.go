@@ -113,6 +113,25 @@ func check(t *testing.T, err error) {
 	}
 }
 
+func TestAddress_Examine_NeedsTheNetworkAndALink(t *testing.T) {
+	inNamespace(t, func(t *testing.T) {
+		for prefix, want := range map[string]string{
+			"10.0.0.10/24": "", "fd00::10/64": "", "192.0.2.1/24": "no interface has", "fd01::1/64": "no interface has",
+		} {
+			err := New(Config{Address: netip.MustParsePrefix(prefix)}).Examine(t.Context())
+			if want == "" && err != nil || want != "" && (err == nil || !strings.Contains(err.Error(), want)) {
+				t.Errorf("%s: %v", prefix, err)
+			}
+		}
+		link, err := netlink.LinkByName("eth0")
+		check(t, err)
+		check(t, netlink.LinkSetDown(link))
+		if err := New(Config{Address: netip.MustParsePrefix("10.0.0.10/24")}).Examine(t.Context()); err == nil || !strings.Contains(err.Error(), "eth0 is down") {
+			t.Errorf("an interface that is down: %v", err)
+		}
+	})
+}
+
 func TestAddress_ComesAndGoes_AndIsAnnouncedTwice(t *testing.T) {
 	for _, tc := range []struct {
 		prefix string
