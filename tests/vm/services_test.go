@@ -36,6 +36,22 @@ echo after >/srv/data/after; sync
 [ $(lockstep attach --list --json | tr -d ' \n' | sed 's/.*"pid":\([0-9]*\).*/\1/') != $pid ]`)
 	s.noErrors()
 
+	// Its attachment is ended by others, as when another node became primary while this one was cut off. What is
+	// mounted is dead, and somebody stands in it: it is unmounted none the less, and mounted anew.
+	s.vm.Run(t, `(cd /srv/data && exec sleep 1000) & echo lost >/srv/data/not-synced
+number() { lockstep attachments r0 --socket /lab/n1/control.sock | sed -n 's/^r0 *\([0-9]*\) .*/\1/p'; }
+old=$(number)
+lockstep attachment drop r0 $old --socket /lab/n1/control.sock
+for i in $(seq 1 150); do
+	new=$(number)
+	[ -n "$new" ] && [ "$new" != "$old" ] && exit 0
+	sleep 0.3
+done
+lockstep status r0 --socket /lab/n1/control.sock >&2; exit 1`)
+	s.awaitMount("n1")
+	s.vm.Run(t, "echo new >/srv/data/new; sync")
+	s.vm.Run(t, "[ $(cat /srv/data/one) = one ]; [ $(cat /srv/data/after) = after ]; [ $(cat /srv/data/new) = new ]")
+
 	s.cli("n1", "resource set r0 --no-services")
 	s.vm.Run(t, `for i in $(seq 1 100); do
 	[ -z "$(grep /srv/data /proc/mounts)$(lockstep attach --list)" ] && exit 0
