@@ -48,6 +48,12 @@ esac
 
 func start(t testing.TB, command ...string) *rig {
 	t.Helper()
+	return startSized(t, 16*cluster.MiB, command...)
+}
+
+// startSized is start with r0 of another size.
+func startSized(t testing.TB, sizeBytes int64, command ...string) *rig {
+	t.Helper()
 	need.Root(t, "network namespaces")
 	need.Tool(t, "ip", "iproute2")
 	r := &rig{t: t, state: t.TempDir()}
@@ -56,7 +62,7 @@ func start(t testing.TB, command ...string) *rig {
 		t.Fatal(err)
 	}
 	r.Cluster = cluster.Up(t, cluster.Options{
-		Netns: true, SizeBytes: 16 * cluster.MiB, Command: command,
+		Netns: true, SizeBytes: sizeBytes, Command: command,
 		Configure: func(n *config.Node) {
 			if n.NBDListen != "" {
 				n.NBDListen = "0.0.0.0:10809"
