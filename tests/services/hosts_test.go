@@ -42,16 +42,22 @@ done
 exec %[3]s node "$@"
 `
 
-func startHosts(t testing.TB, sizeBytes int64) *hosts {
+// needDevices skips the test where testdata/device.sh cannot work.
+func needDevices(t testing.TB) {
 	t.Helper()
-	need.Root(t, "mount namespaces")
-	for tool, pkg := range map[string]string{
-		"unshare": "util-linux", "nsenter": "util-linux", "losetup": "mount", "nbdfuse": "libnbd-bin", "mkfs.ext4": "e2fsprogs",
-	} {
-		need.Tool(t, tool, pkg)
-	}
+	need.Root(t, "loop devices")
+	need.Tool(t, "losetup", "mount")
+	need.Tool(t, "nbdfuse", "libnbd-bin")
 	need.Device(t, "/dev/fuse")
 	need.Device(t, "/dev/loop-control")
+}
+
+func startHosts(t testing.TB, sizeBytes int64) *hosts {
+	t.Helper()
+	needDevices(t)
+	for tool, pkg := range map[string]string{"unshare": "util-linux", "nsenter": "util-linux", "mkfs.ext4": "e2fsprogs"} {
+		need.Tool(t, tool, pkg)
+	}
 	base := cluster.ShmDir(t) // a short path, for sockets
 	if err := os.Chmod(base, 0o755); err != nil {
 		t.Fatal(err)

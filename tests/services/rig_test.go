@@ -170,34 +170,50 @@ func (r *rig) answered() time.Duration {
 	return time.Since(begun)
 }
 
-// announcements opens a socket in the client's namespace. The returned function returns the hardware address in
+// announcements watches the network from the client's host. The returned function returns the hardware address in
 // the next gratuitous ARP for the address.
 func (r *rig) announcements() func() net.HardwareAddr {
 	r.t.Helper()
-	fd := -1
+	fd := r.packets(20 * time.Second)
+	return func() net.HardwareAddr {
+		r.t.Helper()
+		mac := r.nextARP(fd)
+		if mac == nil {
+			r.t.Fatalf("no gratuitous ARP for %s", r.vip)
+		}
+		return mac
+	}
+}
+
+// packets opens a socket for ARP on the client's host, on which one receive lasts no longer than patience.
+func (r *rig) packets(patience time.Duration) (fd int) {
+	r.t.Helper()
 	err := r.Lab.In("client", func() (err error) {
 		const arp = unix.ETH_P_ARP>>8 | unix.ETH_P_ARP<<8&0xff00
 		if fd, err = unix.Socket(unix.AF_PACKET, unix.SOCK_RAW|unix.SOCK_CLOEXEC, arp); err != nil {
 			return err
 		}
-		return unix.SetsockoptTimeval(fd, unix.SOL_SOCKET, unix.SO_RCVTIMEO, &unix.Timeval{Sec: 20})
+		limit := unix.NsecToTimeval(patience.Nanoseconds())
+		return unix.SetsockoptTimeval(fd, unix.SOL_SOCKET, unix.SO_RCVTIMEO, &limit)
 	})
 	if err != nil {
 		r.t.Fatal(err)
 	}
 	r.t.Cleanup(func() { unix.Close(fd) })
+	return fd
+}
+
+// nextARP returns the hardware address in the next gratuitous ARP for the address, nil if none comes in time.
+func (r *rig) nextARP(fd int) net.HardwareAddr {
 	ip := r.vip.Addr().As4()
-	return func() net.HardwareAddr {
-		r.t.Helper()
-		for {
-			b := make([]byte, 128)
-			n, _, err := unix.Recvfrom(fd, b, 0)
-			if err != nil {
-				r.t.Fatalf("no gratuitous ARP for %s: %v", r.vip, err)
-			}
-			if n >= 42 && string(b[28:32]) == string(ip[:]) && string(b[38:42]) == string(ip[:]) {
-				return net.HardwareAddr(b[22:28])
-			}
+	for {
+		b := make([]byte, 128)
+		n, _, err := unix.Recvfrom(fd, b, 0)
+		if err != nil {
+			return nil
+		}
+		if n >= 42 && string(b[28:32]) == string(ip[:]) && string(b[38:42]) == string(ip[:]) {
+			return net.HardwareAddr(b[22:28])
 		}
 	}
 }

@@ -9,9 +9,10 @@ set -u
 action=$1 dir=$2 uri=$(printf %s "$3" | sed "s/NODE/$LOCKSTEP_NODE/")
 PATH=$PATH:/usr/sbin:/sbin
 
-# server prints the process id of nbdfuse while it runs.
+# server prints the process id of nbdfuse while it runs. One that has ended and was not waited for has no program.
 server() {
-	pid=$(cat "$dir/pid" 2>/dev/null) && [ "$(cat "/proc/$pid/comm" 2>/dev/null)" = nbdfuse ] && echo "$pid"
+	pid=$(cat "$dir/pid" 2>/dev/null) || return 1
+	case $(readlink "/proc/$pid/exe") in */nbdfuse*) echo "$pid" ;; *) return 1 ;; esac
 }
 
 # loop prints the loop device while it has its file. The kernel knows without asking the file.
@@ -29,7 +30,7 @@ within() {
 		sleep 0.05
 	done
 }
-ready() { [ -s "$dir/pid" ]; }
+ready() { [ -s "$dir/pid" ] || ! kill -0 "$child" 2>/dev/null; }
 no_server() { ! server >/dev/null; }
 no_loop() { ! loop >/dev/null; }
 
@@ -55,7 +56,12 @@ start)
 	stop # what an earlier one may have left
 	mkdir -p "$dir/fuse"
 	setsid nbdfuse -P "$dir/pid" "$dir/fuse" "$uri" >"$dir/log" 2>&1 & # out of the group that a deadline kills
-	within 10 ready || { tail -n 1 "$dir/log"; stop; exit 1; }
+	child=$!
+	if ! within 10 ready || no_server; then
+		tail -n 1 "$dir/log"
+		stop
+		exit 1
+	fi
 	dev=$(losetup -f --show "$dir/fuse/nbd") || { stop; exit 1; }
 	ln -s "$dev" "$dir/dev"
 	;;
