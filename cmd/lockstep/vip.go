@@ -2,13 +2,11 @@ package main
 
 import (
 	"context"
-	"errors"
 	"fmt"
 	"path/filepath"
 	"slices"
 	"strings"
 	"text/tabwriter"
-	"time"
 
 	"github.com/spf13/cobra"
 
@@ -16,12 +14,6 @@ import (
 	"github.com/lockstep-ha/lockstep/internal/control"
 	"github.com/lockstep-ha/lockstep/internal/services/service"
 )
-
-// vipBytes is the size of a resource that only carries an address.
-const vipBytes = 1 << 20
-
-// cleanPause is the time between two tries to remove what a deleted resource has left on a node.
-const cleanPause = 250 * time.Millisecond
 
 func (a *app) vipCmd() *cobra.Command {
 	cmd := &cobra.Command{
@@ -84,7 +76,7 @@ func (a *app) addVIP(ctx context.Context, name string, nodes []string, s service
 			}
 		}
 	}
-	req := control.CreateRequest{Resource: name, SizeBytes: vipBytes}
+	req := control.CreateRequest{Resource: name, SizeBytes: control.VIPBytes}
 	for _, n := range nodes {
 		facts, err := c.On(n).Facts(ctx)
 		if err != nil {
@@ -99,10 +91,14 @@ func (a *app) addVIP(ctx context.Context, name string, nodes []string, s service
 	if err := c.CreateResource(ctx, req); err != nil {
 		return err
 	}
-	if err := c.Set(ctx, name, control.Settings{Services: &[]service.Spec{s}}); err != nil {
-		return err
+	err = c.Set(ctx, name, control.Settings{Services: &[]service.Spec{s}})
+	if err == nil {
+		err = c.On(nodes[0]).Promote(ctx, name, control.PromoteOptions{})
 	}
-	return c.On(nodes[0]).Promote(ctx, name, control.PromoteOptions{})
+	if err != nil {
+		return control.AsError(err).WithHint("lockstep vip remove %s, then again", strings.TrimPrefix(name, control.VIPPrefix))
+	}
+	return nil
 }
 
 func (a *app) vipListCmd() *cobra.Command {
@@ -170,8 +166,12 @@ func (a *app) vipRemoveCmd() *cobra.Command {
 	return a.remote(a.withJSON(&cobra.Command{
 		Use: "remove NAME", Aliases: []string{"rm"}, Short: "Take an address away", Args: cobra.ExactArgs(1),
 		RunE: a.do(func(ctx context.Context, args []string) error {
-			if err := a.removeVIP(ctx, control.VIPPrefix+args[0]); err != nil {
+			name := control.VIPPrefix + args[0]
+			if err := a.removeVIP(ctx, name); err != nil {
 				return err
+			}
+			if st, err := a.client().Status(ctx, name); err == nil && len(st.Resources) > 0 {
+				return a.done("removed %s; the name is free when every node has let go of it", args[0])
 			}
 			return a.done("removed %s", args[0])
 		}),
@@ -186,7 +186,7 @@ func (a *app) removeVIP(ctx context.Context, name string) error {
 		return err
 	}
 	r := &st.Resources[0]
-	if r.SizeBytes != vipBytes {
+	if r.SizeBytes != control.VIPBytes {
 		return control.Errorf(control.CodeRefused, "%s has data of its own: it was not made by lockstep vip", name).
 			WithHint("lockstep resource delete %s, if you do not want it", name)
 	}
@@ -195,34 +195,5 @@ func (a *app) removeVIP(ctx context.Context, name string) error {
 			return err
 		}
 	}
-	if err := c.DeleteResource(ctx, name); err != nil {
-		return err
-	}
-	for _, rep := range r.Replicas {
-		if err := a.cleanVIP(ctx, rep.Node, name); err != nil {
-			return fmt.Errorf("the address is gone, but not its files on %s: %w", rep.Node, err)
-		}
-	}
-	return nil
-}
-
-// cleanVIP removes the files of a deleted resource on a node, as soon as that has closed them.
-func (a *app) cleanVIP(ctx context.Context, node, name string) error {
-	c := a.client().On(node)
-	facts, err := c.Facts(ctx)
-	if err != nil {
-		return err
-	}
-	data := filepath.Join(facts.DataDir.Path, name+".img")
-	for {
-		_, err := c.Drill(ctx, control.DrillOrder{Op: control.DrillClean, Resource: name, Paths: []string{data, data + ".meta"}})
-		if !errors.Is(err, control.ErrBusy) {
-			return err
-		}
-		select {
-		case <-time.After(cleanPause):
-		case <-ctx.Done():
-			return err
-		}
-	}
+	return c.DeleteResource(ctx, name)
 }

@@ -14,7 +14,7 @@ const (
 	DrillArm   = "arm"   // answers a token
 	DrillExit  = "exit"  // the daemon kills itself, as kill -9 would, right after the answer
 	DrillStill = "still" // the daemon stands still for For, as if its host hung, right after the answer
-	DrillClean = "clean" // the files of a resource called ScratchName that is deleted are removed
+	DrillClean = "clean" // the files of a scratch resource that is deleted are removed
 )
 
 const (
@@ -41,12 +41,9 @@ type DrillAnswer struct {
 	Token string `json:"token,omitempty"` // of arm
 }
 
-// ScratchName is what resources whose data nobody wants are called: those that a drill makes and deletes, and
-// those that only carry an address (`lockstep vip`). No other file is ever removed.
-var ScratchName = regexp.MustCompile(`^(drill-[a-z2-7]{8}|` + VIPPrefix + `[A-Za-z0-9._-]+)$`)
-
-// VIPPrefix begins the name of a resource that only carries an address.
-const VIPPrefix = "vip-"
+// ScratchName is what the resources that a drill makes and deletes are called. Nothing else is ever
+// removed for a drill.
+var ScratchName = regexp.MustCompile(`^drill-[a-z2-7]{8}$`)
 
 func (s *Server) drill(w http.ResponseWriter, r *http.Request) {
 	var order DrillOrder

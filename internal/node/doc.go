@@ -24,6 +24,7 @@
 //	registrar  has the ledger record which process of this node runs
 //	care       what follows the primary: tells the keepers of services (package services) about the role, and
 //	           the ledger where they failed
+//	address    which deleted resources only carried an address, so that their files go
 //	checks     what proxies are told about who is primary (package health)
 //	exports    which resource the NBD server may serve here, and how it refuses the others; who is
 //	           attached, and that nobody else is served beside an exclusive attachment

@@ -79,16 +79,16 @@ func (b *backend) Drill(_ context.Context, order control.DrillOrder) (control.Dr
 	return control.DrillAnswer{}, nil
 }
 
-// cleanScratch removes the files of a scratch resource that is deleted. Their names have to be those that drills
-// and addresses have, so no other file is ever removed.
+// cleanScratch removes the files of a scratch resource that is deleted. Their names have to be those that a
+// drill gives, so no other file is ever removed.
 func (b *backend) cleanScratch(order control.DrillOrder) error {
 	name := order.Resource
 	if !control.ScratchName.MatchString(name) {
-		return control.Usagef("%q is not the name of a resource whose data nobody wants", name)
+		return control.Usagef("%q is not the name of a drill's resource", name)
 	}
 	for _, p := range order.Paths {
 		if base := filepath.Base(p); !filepath.IsAbs(p) || base != name+".img" && base != name+".img.meta" {
-			return control.Usagef("%s is not a file of the resource %s", p, name)
+			return control.Usagef("%s is not a file of the drill's resource %s", p, name)
 		}
 	}
 	st := b.m.ledger.State()

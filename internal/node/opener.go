@@ -54,7 +54,7 @@ func (o *deviceOpener) Create(s spec) error {
 	return err
 }
 
-// Remove deletes the files that Create made. They hold nothing: nobody was ever primary.
+// Remove deletes the files that Create made. They hold nothing.
 func (o *deviceOpener) Remove(s spec) error {
 	return errors.Join(os.Remove(s.metaPath), os.Remove(s.dataPath))
 }

@@ -111,7 +111,7 @@ type opener interface {
 	// Open opens the replica at s. p is called from the replica's Run on, and what to has from one
 	// goroutine of it.
 	Open(s spec, p *proposer, to listener) (replica, error)
-	// Remove deletes the files that Create has just made and that nobody has ever used.
+	// Remove deletes the files that Create has made and that nobody has ever written to.
 	Remove(s spec) error
 }
 

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"io/fs"
 	"log/slog"
 	"sync"
 	"time"
@@ -359,15 +360,15 @@ func (w *worker) fail(ctx context.Context, rec *quorum.Resource, err error) {
 }
 
 // leave tells the ledger that this node has let go of a deleted resource. The files stay, unless
-// this process made them and nobody was ever promoted: then there is nothing in them.
+// this process made them and nobody was ever promoted, or they only carry an address: then there is nothing in them.
 func (w *worker) leave(ctx context.Context, rec *quorum.Resource) {
 	node := w.m.self.Node
 	if rec.Replica(node) == nil {
 		return
 	}
 	s := specOf(rec, node)
-	if w.made && rec.Epoch == 0 && !s.takeIn {
-		if err := w.m.opener.Remove(s); err != nil {
+	if w.made && rec.Epoch == 0 && !s.takeIn || carriesAddress(rec, s) {
+		if err := w.m.opener.Remove(s); err != nil && !errors.Is(err, fs.ErrNotExist) { // it may be tried again
 			w.log.Warn("unused files not removed", "err", err)
 		}
 		w.made = false

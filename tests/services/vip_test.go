@@ -2,6 +2,7 @@ package services
 
 import (
 	"errors"
+	"fmt"
 	"os"
 	"path/filepath"
 	"strings"
@@ -28,6 +29,9 @@ func TestVIP_WithoutData_MovesWhenItsNodeIsLost(t *testing.T) {
 	r.MustCLI("n2", "vip", "add", "web", r.vip.String(), "--nodes", "n1,n2")
 	r.takes("n1")
 	r.answered()
+	if files, err := filepath.Glob(r.vipFiles("n1")); err != nil || len(files) != 2 {
+		t.Errorf("files %q, %v", files, err)
+	}
 	if out := r.MustCLI("n2", "vip", "list"); !strings.Contains(out, "web") || !strings.Contains(out, r.vip.String()) || !strings.Contains(out, "n1    running") {
 		t.Errorf("vip list says\n%s", out)
 	}
@@ -50,20 +54,47 @@ func TestVIP_WithoutData_MovesWhenItsNodeIsLost(t *testing.T) {
 	r.takes("n1")
 	r.drops("n2")
 
-	for round := range 2 { // nothing is left that hinders another one of that name
-		r.MustCLI("n2", "vip", "remove", "web")
-		if r.holds("n1") || r.holds("n2") {
-			t.Error("the address was removed, and a node has it")
+	r.MustCLI("n2", "vip", "remove", "web")
+	r.vipLeavesNothing("n1", "n2")
+	r.MustCLI("n2", "vip", "add", "web", r.vip.String())
+	r.takes("n1")
+
+	// A node that is away lets go of it when it is back; then the name can be used again.
+	r.Kill("n2")
+	if out := r.MustCLI("n1", "vip", "remove", "web"); !strings.Contains(out, "when every node has let go of it") {
+		t.Errorf("vip remove says %q", out)
+	}
+	r.drops("n1")
+	if res := r.CLI("n1", "vip", "add", "web", r.vip.String()); res.Code == 0 {
+		t.Errorf("a name that is not free: %+v", res)
+	}
+	r.Start("n2")
+	r.vipLeavesNothing("n1", "n2")
+	proc.Eventually(t, "the name to be free", func() error {
+		if res := r.CLI("n1", "vip", "add", "web", r.vip.String()); res.Code != 0 {
+			return errors.New(res.Stderr)
 		}
-		for _, n := range []string{"n1", "n2"} {
-			left, err := filepath.Glob(filepath.Join(filepath.Dir(r.Node(n).ControlSocket), "vip-web*"))
-			if err != nil || len(left) != 0 {
-				t.Errorf("%s is left with %q, %v", n, left, err)
+		return nil
+	})
+	r.takes("n1")
+}
+
+// vipFiles matches what an address is kept in on a node.
+func (r *rig) vipFiles(node string) string {
+	return filepath.Join(filepath.Dir(r.Node(node).ControlSocket), "data", "vip-web*")
+}
+
+// vipLeavesNothing returns when nodes have neither the address nor files of it.
+func (r *rig) vipLeavesNothing(nodes ...string) {
+	r.t.Helper()
+	for _, n := range nodes {
+		proc.Eventually(r.t, n+" to let go of the address", func() error {
+			left, err := filepath.Glob(r.vipFiles(n))
+			if err != nil || len(left) != 0 || r.holds(n) {
+				return fmt.Errorf("files %q, %v; address %t", left, err, r.holds(n))
 			}
-		}
-		if round == 0 {
-			r.MustCLI("n2", "vip", "add", "web", r.vip.String())
-		}
+			return nil
+		})
 	}
 }
 
