@@ -69,7 +69,7 @@ sim-teeth: ## plant one bug after the other: the simulator or a test has to find
 e2e: setup $(SUMMARY) ## run the tests of failover with 50 rounds instead of a few
 	@LOCKSTEP_E2E=full $(SUMMARY) -count=1 -timeout 60m $(ARGS) -- ./tests/e2e/...
 
-services-e2e: setup $(SUMMARY) ## run the tests of what follows the primary: addresses, mounts, units, agents
+services-e2e: setup $(SUMMARY) ## run the tests of what follows the primary, a database through ten failovers among them
 	@LOCKSTEP_E2E=full $(SUMMARY) -count=1 -timeout 30m $(ARGS) -- ./internal/services/... ./tests/services/...
 
 vm: setup $(SUMMARY) ## run the tests in machines that QEMU emulates: /dev/nbd, mounts, power cuts, watchdog

@@ -71,7 +71,7 @@ func TestDeviceScript_StartsAndStopsTwice_AndSaysWhatIsWrong(t *testing.T) {
 	s := newDeviceScript(t)
 	need.Tool(t, "shellcheck", "shellcheck")
 	proc.Run(t, "shellcheck", "--shell=sh", "--severity=style", s.path)
-	if out, err := s.act("start"); err == nil || !strings.Contains(out, "nbdfuse has ended") && !strings.Contains(out, "connect") {
+	if out, err := s.act("start"); err == nil || !strings.Contains(out, "nbd_connect_uri") {
 		t.Errorf("start without a server: %v, %s", err, out)
 	}
 	server := proc.Start(t, "nbdkit", "-f", "-U", s.nbd, "memory", "1M")
@@ -83,6 +83,10 @@ func TestDeviceScript_StartsAndStopsTwice_AndSaysWhatIsWrong(t *testing.T) {
 	dev, err := os.Readlink(filepath.Join(s.dir, "dev"))
 	if err != nil {
 		t.Fatal(err)
+	}
+	server.Stop()
+	if out, err := s.act("monitor"); err == nil || !strings.Contains(out, "Input/output error") {
+		t.Errorf("monitor without a server: %v, %s", err, out)
 	}
 	for range 2 {
 		s.must("stop")

@@ -62,7 +62,8 @@ start)
 		stop
 		exit 1
 	fi
-	dev=$(losetup -f --show "$dir/fuse/nbd") || { stop; exit 1; }
+	# Direct: what the file's cache holds would be read although the server is gone.
+	dev=$(losetup -f --show --direct-io=on "$dir/fuse/nbd") || { stop; exit 1; }
 	ln -s "$dev" "$dir/dev"
 	;;
 stop)
@@ -71,7 +72,7 @@ stop)
 monitor)
 	server >/dev/null || { echo "nbdfuse has ended"; exit 1; }
 	dev=$(loop) || { echo "the loop device has lost its file"; exit 1; }
-	dd if="$dev" of=/dev/null bs=4096 count=1 iflag=direct 2>&1 # nbdfuse does not connect again
+	dd if="$dev" of=/dev/null bs=4096 count=1 iflag=direct status=none 2>&1 # nbdfuse does not connect again
 	;;
 *)
 	echo "$action is no action"
