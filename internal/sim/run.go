@@ -416,6 +416,9 @@ func (w *World) verifyAll(p *Proc, broken []*Host) {
 			}
 			w.runUntil(w.now + 100*time.Millisecond)
 		}
+		if p.dead {
+			return // a fence that was late to succeed
+		}
 		ended := v != nil && !v.Running && (v.Err != "" || v.Done == v.Total) // a late promotion may end it early
 		if !ended || v.Mismatches > 0 {
 			w.fail("verify of %s with %s: %+v", p.h.name, name, v)
