@@ -112,6 +112,8 @@ func (h *host) prepare(spec Spec) (taken bool, err error) {
 	switch {
 	case err != nil && !errors.Is(err, os.ErrNotExist):
 		return false, err
+	case connected && id == "": // by a program that gives it no name, such as nbd-client
+		return false, fmt.Errorf("%s: %w: another program has connected it", spec.Device, ErrBusy)
 	case connected && (!known || id != st.backend()):
 		return false, fmt.Errorf("%s: %w: the kernel has it connected to %q", spec.Device, ErrBusy, id)
 	case known && !sameUse(st.Spec, spec):

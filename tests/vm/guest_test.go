@@ -16,7 +16,7 @@ func TestMain(m *testing.M) { cluster.Main(m) }
 
 // tools are what the machines of these tests have beyond busybox.
 var tools = []rig.Tool{
-	{Name: "mkfs.ext4", Package: "e2fsprogs"}, {Name: "e2fsck", Package: "e2fsprogs"},
+	{Name: "mkfs.ext4", Package: "e2fsprogs"}, {Name: "e2fsck", Package: "e2fsprogs"}, {Name: "resize2fs", Package: "e2fsprogs"},
 	{Name: "mkfs.xfs", Package: "xfsprogs"}, {Name: "xfs_repair", Package: "xfsprogs"},
 	{Name: "nbd-client", Package: "nbd-client"},
 }
@@ -24,9 +24,11 @@ var tools = []rig.Tool{
 // mib is the unit of sizes here.
 const mib = 1 << 20
 
-// site is a machine with a cluster in it.
+// site is a machine with a cluster in it, for one test or several in turn: a boot and a new cluster cost more than
+// most of what is tried on them.
 type site struct {
-	t     testing.TB
+	t     testing.TB // of what is tried at present
+	owner testing.TB // what the machines live as long as
 	cfg   rig.Config
 	vm    *rig.VM
 	disks []*rig.Disk // of n1, with the witness's files, and of n2
@@ -35,24 +37,29 @@ type site struct {
 // options of a site.
 type options struct {
 	sizeMiB   int  // of r0
+	spareMiB  int  // of each disk, beyond r0; 0: 48
 	memoryMiB int  // of the machine; 0: what the rig gives
 	watchdog  bool // n1 has /dev/watchdog
+	protect   bool // the daemons are protected under memory pressure
 }
 
 // newSite boots a machine with fresh disks and brings a cluster up in it.
 func newSite(t testing.TB, o options) *site {
 	t.Helper()
-	s := &site{t: t}
+	s := &site{t: t, owner: t}
+	if o.spareMiB == 0 {
+		o.spareMiB = 48
+	}
 	for range 2 {
-		s.disks = append(s.disks, rig.NewDisk(t, int64(o.sizeMiB+64)*mib))
+		s.disks = append(s.disks, rig.NewDisk(t, int64(o.sizeMiB+o.spareMiB)*mib))
 	}
 	k := rig.FindKernel(t)
 	s.cfg = rig.Config{Kernel: k, Initramfs: initramfs(t, k), Disks: s.disks, MemoryMiB: o.memoryMiB}
-	up := fmt.Sprintf("guest lab -dir /lab -mib %d", o.sizeMiB)
-	if o.watchdog {
-		up += " -watchdog /dev/watchdog"
-	}
+	up := fmt.Sprintf("guest lab -dir /lab -mib %d -protect=%v", o.sizeMiB, o.protect)
 	s.boot()
+	if o.watchdog {
+		up = "guest load softdog; " + up + " -watchdog /dev/watchdog"
+	}
 	begun, cpu := time.Now(), s.vm.CPU()
 	s.vm.Runf(t, `mkdir /lab
 for d in vda:/lab vdb:/lab/n2; do
@@ -61,16 +68,35 @@ for d in vda:/lab vdb:/lab/n2; do
 	mount /dev/${d%%%%:*} ${d#*:}
 done
 %s >/dev/null
+# By default a resync leaves the processor to the applications, and here there is hardly any to leave.
+lockstep resource set r0 --resync-impact 1000 --socket /lab/n1/control.sock >/dev/null
 sync`, up)
 	t.Logf("a cluster is up after %v (%v of processor time)", time.Since(begun).Round(time.Millisecond), s.vm.CPU()-cpu)
+	t.Cleanup(func() { t.Logf("the last machine took %v of processor time", s.vm.CPU()) })
 	return s
+}
+
+// try is one thing that is tried on the machine, as a test of its own. What follows it has no ground to stand on if
+// it fails, and is not tried.
+func (s *site) try(name string, f func(t *testing.T)) {
+	s.t.Helper()
+	begun, cpu := time.Now(), s.vm.CPU()
+	ok := s.owner.(*testing.T).Run(name, func(t *testing.T) {
+		s.t = t
+		defer func() { s.t = s.owner }()
+		f(t)
+	})
+	s.owner.Logf("%s: %v (%v of processor time)", name, time.Since(begun).Round(time.Millisecond), max(0, s.vm.CPU()-cpu))
+	if !ok {
+		s.owner.FailNow()
+	}
 }
 
 // initramfs returns the one file for all tests of the package.
 func initramfs(t testing.TB, k rig.Kernel) string {
 	t.Helper()
 	path := rig.Initramfs(t, k, rig.Contents{
-		Modules: []rig.Module{{Name: "nbd", Params: "nbds_max=4"}, {Name: "xfs"}, {Name: "softdog"}},
+		Modules: []rig.Module{{Name: "nbd", Params: "nbds_max=4", Later: true}, {Name: "xfs", Later: true}, {Name: "softdog", Later: true}},
 		Tools:   tools,
 	})
 	if st, err := os.Stat(path); err == nil {
@@ -82,12 +108,12 @@ func initramfs(t testing.TB, k rig.Kernel) string {
 // boot starts the machine, for the first time or again.
 func (s *site) boot() {
 	s.t.Helper()
-	s.vm = rig.Boot(s.t, s.cfg)
+	s.vm = rig.Boot(s.owner, s.cfg)
 	s.t.Logf("booted in %v (%v of processor time)", s.vm.Booted.Round(time.Millisecond), s.vm.CPU())
 	vm := s.vm
-	s.t.Cleanup(func() {
-		if s.t.Failed() {
-			s.t.Log(vm.Look(`for f in /lab/*/log /run/lockstep/attach/*; do echo "== $f"; grep -v msg=gossip $f | tail -n 60; done
+	s.owner.Cleanup(func() {
+		if s.owner.Failed() {
+			s.owner.Log(vm.Look(`for f in /lab/*/log /run/lockstep/attach/*; do echo "== $f"; grep -v msg=gossip $f | tail -n 60; done
 for n in n1 n2; do timeout 5 lockstep status --socket /lab/$n/control.sock; done
 dmesg | tail -n 30`))
 		}
@@ -109,15 +135,7 @@ func (s *site) cli(node, args string) string {
 // waitInSync returns who serves r0, once somebody does and both replicas are in sync.
 func (s *site) waitInSync() string {
 	s.t.Helper()
-	return strings.TrimSpace(s.vm.Run(s.t, `for i in $(seq 1 100); do
-	for n in n1 n2; do
-		st=$(lockstep status r0 --socket /lab/$n/control.sock 2>&1) || continue
-		case "$st" in *"r0 role:Primary"*io:running*in-sync:n1,n2*) echo $n; exit 0 ;; esac
-	done
-	sleep 0.5 # each question starts a program, which is much work for an emulated machine
-done
-echo "$st" >&2
-exit 1`))
+	return strings.TrimSpace(s.vm.Run(s.t, "guest insync -dir /lab"))
 }
 
 // same fails the test unless both replicas hold the same bytes. Nothing may be writing.

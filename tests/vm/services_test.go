@@ -6,14 +6,16 @@ import (
 	"time"
 )
 
-// Both nodes share this machine's kernel, so what a lost primary leaves on its host cannot be shown here: the next
-// one would find the same device and the same mount.
-func TestServices_DeviceAndFileSystemFollowThePrimary(t *testing.T) {
-	t.Parallel()
-	s := newSite(t, options{sizeMiB: 64})
-	s.attach()
+// services shows that the device and what is mounted on it follow the primary. Both nodes share this machine's
+// kernel, so what a lost primary leaves on its host cannot be shown here: the next one would find the same device
+// and the same mount.
+func (s *site) services(t *testing.T) {
+	s.attach("")
 	s.vm.Run(t, "mkfs.ext4 -q /dev/nbd0")
 	s.detach()
+	if p := s.waitInSync(); p != "n1" {
+		s.cli("n1", "switchover r0 --to n1")
+	}
 	s.cli("n1", "resource set r0 --attach /dev/nbd0,monitor-interval=1s --mount /srv/data,opt=noatime,monitor-interval=1s")
 	s.awaitMount("n1")
 	s.vm.Run(t, "echo one >/srv/data/one; sync")
@@ -66,10 +68,5 @@ lockstep attach --list >&2; exit 1`)
 // awaitMount waits until the services run on a node.
 func (s *site) awaitMount(node string) {
 	s.t.Helper()
-	s.vm.Runf(s.t, `for i in $(seq 1 150); do
-	st=$(lockstep status r0 --socket /lab/%s/control.sock 2>&1)
-	case "$st" in *"service mount /srv/data"*running*) grep -q " /srv/data " /proc/mounts; exit ;; esac
-	sleep 0.3
-done
-echo "$st" >&2; exit 1`, node)
+	s.vm.Runf(s.t, `guest insync -dir /lab -services %s; grep -q " /srv/data " /proc/mounts`, node)
 }

@@ -12,8 +12,9 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// modulesFile lists the kernel modules to load, one a line, each after those that it needs: a path and,
-// after spaces, its parameters. The rig writes it.
+// modulesFile lists the kernel modules to load at boot, one a line, each after those that it needs: a path and,
+// after spaces, its parameters. With a dot and a name behind it is what that module needs, and itself. The rig
+// writes them.
 const modulesFile = "/etc/modules"
 
 // problemsFile hands what went wrong to the agent.
@@ -41,7 +42,7 @@ func boot() {
 	os.Setenv("PATH", "/bin:/sbin:/usr/bin:/usr/sbin")
 	os.Setenv("HOME", "/")
 	note("name the host", unix.Sethostname([]byte("guest")))
-	note("load modules", loadModules())
+	note("load modules", loadModules(modulesFile))
 	note("loopback", exec.Command("ip", "link", "set", "lo", "up").Run())
 	note("write problems", os.WriteFile(problemsFile, []byte(strings.Join(problems, "\n")), 0o600))
 
@@ -67,9 +68,17 @@ func boot() {
 	}
 }
 
-// loadModules loads what modulesFile lists, and goes on after one that cannot be loaded.
-func loadModules() error {
-	f, err := os.Open(modulesFile)
+// load loads a module that the boot left out.
+func load(args []string) error {
+	if len(args) != 1 {
+		return errors.New("load MODULE")
+	}
+	return loadModules(modulesFile + "." + args[0])
+}
+
+// loadModules loads what a file lists, and goes on after one that cannot be loaded.
+func loadModules(list string) error {
+	f, err := os.Open(list)
 	if err != nil {
 		return err
 	}

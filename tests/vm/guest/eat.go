@@ -47,11 +47,6 @@ func eat(args []string) error {
 
 // availableMiB is the kernel's own estimate of what can be had without swapping.
 func availableMiB() (int, error) {
-	b, err := os.ReadFile("/proc/meminfo")
-	if err != nil {
-		return 0, err
-	}
-	var total, free, avail int
-	_, err = fmt.Sscanf(string(b), "MemTotal: %d kB\nMemFree: %d kB\nMemAvailable: %d kB", &total, &free, &avail)
-	return avail >> 10, err
+	m, err := meminfo()
+	return m["MemAvailable"] >> 10, err
 }

@@ -10,6 +10,7 @@ import (
 	"math/rand/v2"
 	"os"
 	"path/filepath"
+	"strconv"
 	"time"
 )
 
@@ -138,30 +139,36 @@ func syncDir(dir string) error {
 	return errors.Join(d.Sync(), d.Close())
 }
 
-// verify checks that everything that write said to have synced, up to step -synced, is there.
+// verify checks that everything that runs 1, 2, ... of write said to have synced, up to the steps in args, is there.
 func verify(args []string) error {
 	f := flag.NewFlagSet("verify", flag.ContinueOnError)
 	dir := f.String("dir", "", "")
-	run := f.Uint64("run", 1, "")
-	synced := f.Int("synced", 0, "")
 	if err := f.Parse(args); err != nil {
 		return err
 	}
-	s := series{*dir, *run}
+	for i, arg := range f.Args() {
+		synced, err := strconv.Atoi(arg)
+		if err != nil {
+			return err
+		}
+		if err := (series{*dir, uint64(i + 1)}).verify(synced); err != nil {
+			return fmt.Errorf("run %d, synced up to step %d: %w", i+1, synced, err)
+		}
+	}
+	fmt.Printf("verified: %v\n", f.Args())
+	return nil
+}
+
+func (s series) verify(synced int) error {
 	var errs []error
-	for i := 1; i <= *synced; i++ {
+	for i := 1; i <= synced; i++ {
 		got, err := os.ReadFile(s.file(i))
 		if err == nil && !bytes.Equal(got, s.content(i)) {
 			err = fmt.Errorf("%s: %d bytes that are not those of step %d", s.file(i), len(got), i)
 		}
 		errs = append(errs, err)
 	}
-	errs = append(errs, s.verifySlots(*synced))
-	if err := errors.Join(errs...); err != nil {
-		return fmt.Errorf("synced up to step %d: %w", *synced, err)
-	}
-	fmt.Printf("%d steps verified\n", *synced)
-	return nil
+	return errors.Join(append(errs, s.verifySlots(synced))...)
 }
 
 // verifySlots checks that each slot has the version that was synced last, or a later one. One slot may be torn:

@@ -6,18 +6,22 @@ import (
 	"flag"
 	"fmt"
 	"os"
+	"time"
 
 	"github.com/lockstep-ha/lockstep/internal/config"
 	"github.com/lockstep-ha/lockstep/internal/lab"
 )
 
-// labUp is `lockstep lab up` with timings of a wide area: three daemons with the default ones keep an emulated
-// machine busy with beacons alone, and a lease of 300 ms is a tight one there.
+// labUp is `lockstep lab up` with timings that are longer than those of a wide area: three daemons with the default
+// ones keep an emulated machine busy with beacons alone, and such a machine stands still for seconds where the one
+// that emulates it has other work, which must not move the role. -protect gives the daemons the
+// protection under memory pressure that labs go without: here their host does keep its files on their device.
 func labUp(args []string) error {
 	f := flag.NewFlagSet("lab", flag.ContinueOnError)
 	dir := f.String("dir", "", "")
 	size := f.Int64("mib", 64, "")
 	dog := f.String("watchdog", "", "device of the watchdog of n1")
+	protect := f.Bool("protect", false, "")
 	if err := f.Parse(args); err != nil {
 		return err
 	}
@@ -26,6 +30,10 @@ func labUp(args []string) error {
 		Configure: func(n *config.Node) {
 			n.Timing = "wan"
 			n.ApplyTiming()
+			n.BeaconInterval, n.Lease = time.Second, 4*time.Second
+			if *protect {
+				n.Memory = config.DefaultNode().Memory
+			}
 			if n.Name == "n1" && *dog != "" {
 				n.Watchdog = config.Watchdog{Device: *dog}
 			}

@@ -3,10 +3,13 @@
 //
 //	guest           as process 1: mounts what a kernel expects, loads modules, starts the agent, reaps
 //	guest agent     runs the commands that the test sends
+//	guest load      loads a kernel module
 //	guest write     writes files, syncs them, and says which are synced and how long each took
 //	guest verify    checks files that write has made
 //	guest lab       brings a cluster up, or up again
+//	guest insync    returns when both replicas are in sync, and names the primary
 //	guest same      compares two files
+//	guest fill      writes much and syncs nothing, or checks what it wrote
 //	guest eat       takes memory and keeps it
 package main
 
@@ -32,8 +35,14 @@ func main() {
 		err = write(os.Args[2:])
 	case "verify":
 		err = verify(os.Args[2:])
+	case "load":
+		err = load(os.Args[2:])
 	case "lab":
 		err = labUp(os.Args[2:])
+	case "insync":
+		err = inSync(os.Args[2:])
+	case "fill":
+		err = fill(os.Args[2:])
 	case "same":
 		err = same(os.Args[2:])
 	case "eat":

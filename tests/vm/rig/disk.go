@@ -57,11 +57,11 @@ func NewDisk(t testing.TB, sizeBytes int64) *Disk {
 	return d
 }
 
-// Lie makes the disk answer flushes without carrying them out, from now on: what a barrier is worth.
-func (d *Disk) Lie() {
+// Lie makes the disk answer flushes without carrying them out, or carry them out again: what a barrier is worth.
+func (d *Disk) Lie(lies bool) {
 	d.mu.Lock()
 	defer d.mu.Unlock()
-	d.lies = true
+	d.lies = lies
 }
 
 // Stats returns what has been counted so far.
@@ -152,6 +152,13 @@ func (d *Disk) cut(rng *rand.Rand) Image {
 		}
 	}
 	return img
+}
+
+// Settle returns when the disk has done all that a machine which has ended had sent it, and makes that stable: a
+// machine that resets itself takes no power from its disks.
+func (d *Disk) Settle() {
+	d.quiesce()
+	d.flush()
 }
 
 // quiesce returns when the disk has done all that a dead machine had sent it.

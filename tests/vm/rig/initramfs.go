@@ -15,10 +15,11 @@ import (
 	"github.com/lockstep-ha/lockstep/tests/internal/need"
 )
 
-// Module names a kernel module that the guest loads at boot.
+// Module names a kernel module that the guest loads at boot, in the order in which they are named.
 type Module struct {
 	Name   string
 	Params string // name=value, separated by spaces
+	Later  bool   // not at boot, but by `guest load NAME`
 }
 
 // baseModules let the guest reach its disks and the test.
@@ -94,7 +95,7 @@ func Initramfs(t testing.TB, k Kernel, c Contents) string {
 // archive is a cpio that takes things from this machine.
 type archive struct {
 	*cpio
-	have map[string]bool // paths of libraries that are in it
+	have map[string]bool // paths of libraries and modules that are in it
 }
 
 // add copies a file of this machine.
@@ -136,26 +137,36 @@ func (a *archive) tools(paths []string) {
 	}
 }
 
-// modules adds kernel modules and the list that the guest loads them by.
+// modules adds kernel modules and the lists that the guest loads them by: one for the boot, and one for each that is
+// to be loaded later.
 func (a *archive) modules(k Kernel, ms []Module) {
-	params := map[string]string{}
-	var names []string
+	var boot strings.Builder
 	for _, m := range ms {
-		names = append(names, m.Name)
-		params[moduleName(m.Name)] = m.Params
+		files, err := k.Modules(m.Name)
+		if err != nil {
+			a.fail(err)
+			return
+		}
+		var list strings.Builder
+		for _, f := range files {
+			name := "/lib/modules/" + filepath.Base(f)
+			if !a.have[name] {
+				a.have[name] = true
+				a.add(name, f)
+			}
+			fmt.Fprint(&list, name)
+			if moduleName(strings.TrimSuffix(filepath.Base(f), ".ko")) == moduleName(m.Name) {
+				fmt.Fprint(&list, " "+m.Params)
+			}
+			fmt.Fprintln(&list)
+		}
+		if m.Later {
+			a.file("/etc/modules."+m.Name, 0o644, []byte(list.String()))
+		} else {
+			boot.WriteString(list.String())
+		}
 	}
-	files, err := k.Modules(names...)
-	if err != nil {
-		a.fail(err)
-		return
-	}
-	var list strings.Builder
-	for _, f := range files {
-		base := filepath.Base(f)
-		a.add("/lib/modules/"+base, f)
-		fmt.Fprintln(&list, strings.TrimSpace("/lib/modules/"+base+" "+params[moduleName(strings.TrimSuffix(base, ".ko"))]))
-	}
-	a.file("/etc/modules", 0o644, []byte(list.String()))
+	a.file("/etc/modules", 0o644, []byte(boot.String()))
 }
 
 // static reports whether a program needs no loader. What is no ELF file, a script, needs what it names.
