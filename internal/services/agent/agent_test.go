@@ -154,3 +154,55 @@ func TestHook_IsToldActionResourceAndNode(t *testing.T) {
 		t.Errorf("%q, want %q", got, want)
 	}
 }
+
+func TestStop_OfWhatCouldNotBeRun_Succeeds_UnlessItRanOnce(t *testing.T) {
+	dir := t.TempDir()
+	path := filepath.Join(dir, "hook")
+	h := &Hook{Path: path, Resource: "r0", Node: "n1"}
+	if err := h.Examine(t.Context()); !errors.Is(err, os.ErrNotExist) {
+		t.Errorf("examined: %v", err)
+	}
+	if err := h.Stop(t.Context()); err == nil {
+		t.Error("a stop by a program that is not there succeeds, although nobody knows what runs")
+	}
+	if err := h.Start(t.Context()); !errors.Is(err, os.ErrNotExist) {
+		t.Errorf("start: %v", err)
+	}
+	if err := h.Stop(t.Context()); err != nil {
+		t.Errorf("stop of what was never started: %v", err)
+	}
+	if err := os.WriteFile(path, []byte("#!/bin/sh\nexit 1\n"), 0o755); err != nil {
+		t.Fatal(err)
+	}
+	if err := h.Stop(t.Context()); err == nil {
+		t.Error("the exit code of a program that is there does not count")
+	}
+	if err := h.Start(t.Context()); err == nil {
+		t.Error("start succeeds")
+	}
+	if err := os.Remove(path); err != nil {
+		t.Fatal(err)
+	}
+	if err := h.Stop(t.Context()); !errors.Is(err, os.ErrNotExist) {
+		t.Errorf("stop of what was started, by a program that has gone: %v", err)
+	}
+
+	o := &OCF{Provider: "test", Type: "Fake", Root: dir}
+	if err := o.Start(t.Context()); !errors.Is(err, os.ErrNotExist) {
+		t.Errorf("start of an agent: %v", err)
+	}
+	if err := o.Stop(t.Context()); err != nil {
+		t.Errorf("stop of an agent: %v", err)
+	}
+}
+
+func TestOCF_SaysTheReasonThatTheAgentMarks(t *testing.T) {
+	o := fakeOCF(t, `echo "ocf-exit-reason:it has no ip"; echo "ERROR: and more"; exit 6`)
+	if err := o.Start(t.Context()); err == nil || err.Error() != "test:Fake start: exit 6, not configured: it has no ip" {
+		t.Errorf("%v", err)
+	}
+	o = fakeOCF(t, `echo "ERROR: and more"; exit 1`)
+	if err := o.Start(t.Context()); err == nil || err.Error() != "test:Fake start: exit 1, an error: ERROR: and more" {
+		t.Errorf("%v", err)
+	}
+}

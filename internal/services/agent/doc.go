@@ -10,6 +10,10 @@
 // Both have to bear a start of what runs and a stop of what does not. Deadlines are the caller's, by ctx:
 // at its end the program and all of its group are killed, and that is a failure whatever it did before.
 //
+// A start whose program cannot be run, for instance because its name is mistyped, has started nothing: the stop
+// that follows it succeeds. Otherwise a typing error would look like a service that cannot be stopped, and turn
+// the node off.
+//
 // The exit codes 5 and 6 of an agent tell Pacemaker how widely a failure counts. Here a failed start always
 // counts for the node that it happened on, and the next one finds out for itself.
 package agent

@@ -13,13 +13,15 @@ type Hook struct {
 	Args     []string // after the action
 	Resource string
 	Node     string
+
+	attempt attempt
 }
 
 // Start runs the hook with start.
-func (h *Hook) Start(ctx context.Context) error { return h.act(ctx, "start") }
+func (h *Hook) Start(ctx context.Context) error { return h.attempt.started(h.act(ctx, "start")) }
 
 // Stop runs the hook with stop.
-func (h *Hook) Stop(ctx context.Context) error { return h.act(ctx, "stop") }
+func (h *Hook) Stop(ctx context.Context) error { return h.attempt.stopped(h.act(ctx, "stop")) }
 
 // Examine returns an error if the hook cannot be run at all.
 func (h *Hook) Examine(context.Context) error { return isProgram(h.Path) }

@@ -38,13 +38,19 @@ type OCF struct {
 	// Interval is told to the agent with each monitor.
 	Interval time.Duration
 	Root     string // "": /usr/lib/ocf
+
+	attempt attempt
 }
 
 // Start returns when the agent says that the service runs.
-func (o *OCF) Start(ctx context.Context) error { return o.act(ctx, "start", 0, exitOK) }
+func (o *OCF) Start(ctx context.Context) error {
+	return o.attempt.started(o.act(ctx, "start", 0, exitOK))
+}
 
 // Stop returns when the agent says that the service does not run.
-func (o *OCF) Stop(ctx context.Context) error { return o.act(ctx, "stop", 0, exitOK, exitNotRunning) }
+func (o *OCF) Stop(ctx context.Context) error {
+	return o.attempt.stopped(o.act(ctx, "stop", 0, exitOK, exitNotRunning))
+}
 
 // Monitor returns nil if the service runs.
 func (o *OCF) Monitor(ctx context.Context) error {
@@ -129,5 +135,16 @@ func judge(what string, r program.Result, good []int) error {
 	if name != "" {
 		name = ", " + name
 	}
-	return fmt.Errorf("%s: exit %d%s: %s", what, r.Code, name, r.LastLine())
+	return fmt.Errorf("%s: exit %d%s: %s", what, r.Code, name, reason(r))
+}
+
+// reason returns why an agent failed. Agents mark that line, and may log more after it.
+func reason(r program.Result) string {
+	const mark = "ocf-exit-reason:"
+	i := strings.LastIndex("\n"+r.Output, "\n"+mark)
+	if i < 0 {
+		return r.LastLine()
+	}
+	line, _, _ := strings.Cut(r.Output[i+len(mark):], "\n")
+	return program.Result{Output: line}.LastLine()
 }

@@ -27,6 +27,9 @@ const (
 // ErrStuck says that a program was killed and is still there, in uninterruptible sleep.
 var ErrStuck = errors.New("it was killed and is still there")
 
+// ErrNotRun says that a program could not even be begun: it is not there, or is none.
+var ErrNotRun = errors.New("it cannot be run")
+
 // Command is one run of a program.
 type Command struct {
 	Path string
@@ -54,7 +57,7 @@ func Run(ctx context.Context, c Command) (Result, error) {
 	cmd.SysProcAttr = &syscall.SysProcAttr{Setpgid: true}
 	cmd.WaitDelay = drainWait
 	if err := cmd.Start(); err != nil {
-		return Result{}, err
+		return Result{}, fmt.Errorf("%w: %w", ErrNotRun, err)
 	}
 	g := &group{id: cmd.Process.Pid}
 	done := make(chan error, 1)
