@@ -3,7 +3,9 @@ package services
 import (
 	"context"
 	"fmt"
+	"hash/fnv"
 	"net/netip"
+	"slices"
 	"strings"
 	"time"
 
@@ -53,12 +55,41 @@ func Build(s service.Spec, resource, node string) (Carrier, error) {
 	case service.KindOCF:
 		provider, kind, _ := strings.Cut(s.Target, ":")
 		return &agent.OCF{
-			Provider: provider, Type: kind, Instance: resource + "-" + kind, Params: s.Options, Interval: stepOf(&s).Interval,
+			Provider: provider, Type: kind, Instance: instance(resource, kind, s.Options), Params: s.Options, Interval: stepOf(&s).Interval,
 		}, nil
 	case service.KindExec:
 		return &agent.Hook{Path: s.Target, Args: s.All("arg"), Resource: resource, Node: node}, nil
 	}
 	return nil, fmt.Errorf("%q is no kind of service", s.Kind)
+}
+
+// instance names one use of an agent, for good: agents keep what they know under it, and one resource may use an
+// agent twice.
+func instance(resource, kind string, params []string) string {
+	name := resource + "-" + kind
+	if len(params) == 0 {
+		return name
+	}
+	h := fnv.New32a()
+	for _, p := range params {
+		fmt.Fprintf(h, "%d:%s", len(p), p)
+	}
+	return fmt.Sprintf("%s-%08x", name, h.Sum32())
+}
+
+// Check returns what is wrong with s on this host before it is started, as far as that can be told beforehand.
+func Check(s service.Spec) error {
+	if s.Kind == service.KindAttach {
+		return nil
+	}
+	c, err := Build(s, "", "")
+	if err != nil {
+		return err
+	}
+	if c, ok := c.(interface{ Check() error }); ok {
+		return c.Check()
+	}
+	return nil
 }
 
 // stepOf returns s as the plan knows it, with every default.
@@ -74,7 +105,7 @@ func stepOf(s *service.Spec) plan.Step {
 		return v
 	}
 	return plan.Step{
-		ID: s.ID(), Urgent: s.Kind == service.KindVIP,
+		ID: s.ID(), Name: s.ID(), Urgent: s.Kind == service.KindVIP,
 		StartTimeout: or(s.StartTimeout, change), StopTimeout: or(s.StopTimeout, change),
 		MonitorTimeout: or(s.MonitorTimeout, 20*time.Second), Interval: or(s.Interval, 10*time.Second),
 	}
@@ -84,6 +115,13 @@ func steps(all []service.Spec) []plan.Step {
 	out := make([]plan.Step, len(all))
 	for i := range all {
 		out[i] = stepOf(&all[i])
+		if name := all[i].Name(); !slices.ContainsFunc(all[:i], named(name)) && !slices.ContainsFunc(all[i+1:], named(name)) {
+			out[i].Name = name
+		}
 	}
 	return out
+}
+
+func named(name string) func(service.Spec) bool {
+	return func(s service.Spec) bool { return s.Name() == name }
 }

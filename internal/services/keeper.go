@@ -244,11 +244,11 @@ func (k *Keeper) tell() {
 		if v.State == k.views[v.ID] {
 			continue
 		}
-		text := v.ID + " is " + v.State.String() + "."
+		text := v.Name + " is " + v.State.String() + "."
 		if v.Fault != "" {
-			text = v.ID + " is " + v.State.String() + ": " + v.Fault
+			text = v.Name + " is " + v.State.String() + ": " + v.Fault
 		}
-		k.cfg.Log.Info("service", "service", v.ID, "state", v.State.String(), "err", v.Fault)
+		k.cfg.Log.Info("service", "service", v.Name, "state", v.State.String(), "err", v.Fault)
 		k.cfg.Event("service_"+v.State.String(), text)
 	}
 	k.views = now

@@ -179,7 +179,24 @@ func (d *Device) run(ctx context.Context, args ...string) error {
 		return fmt.Errorf("lockstep %s: %w", args[0], err)
 	}
 	if r.Code != 0 {
-		return errors.New(strings.Join(strings.Fields(strings.TrimPrefix(r.Output, "error: ")), " "))
+		return errors.New(said(r.Output))
 	}
 	return nil
+}
+
+// said returns what the program says in the end, and what it advises, in one line.
+func said(output string) string {
+	var what, next string
+	for line := range strings.Lines(output) {
+		line = strings.TrimSpace(line)
+		if text, ok := strings.CutPrefix(line, "lockstep: "); ok {
+			what = text
+		} else if text, ok := strings.CutPrefix(line, "next: "); ok {
+			next = "; next: " + text
+		}
+	}
+	if what == "" { // it did not come to that
+		return program.Result{Output: output}.LastLine()
+	}
+	return what + next
 }

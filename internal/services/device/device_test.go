@@ -108,8 +108,8 @@ func TestStart_LastPrimaryNotReleased_NothingIsAttached(t *testing.T) {
 }
 
 func TestStart_HeldByAnother_SaysByWhom(t *testing.T) {
-	r := newRig(t, "echo 'error: held by another host: desk\n  next: detach it there first' >&2; exit 3")
-	if err := r.Start(t.Context()); err == nil || err.Error() != "held by another host: desk next: detach it there first" {
+	r := newRig(t, "echo 'lockstep: held by another host: desk\n  data: safe\n  next: detach it there first' >&2; exit 3")
+	if err := r.Start(t.Context()); err == nil || err.Error() != "held by another host: desk; next: detach it there first" {
 		t.Errorf("%v", err)
 	}
 }

@@ -26,7 +26,7 @@ func (p *Plan) hurried(i int) bool {
 // advance brings what is closer to what is wanted.
 func (p *Plan) advance(now time.Duration, out []Action) []Action {
 	out = p.expire(now, out)
-	p.tidy()
+	p.tidy(now)
 	out = p.stop(now, out)
 	out = p.start(now, out)
 	out = p.look(now, out)
@@ -51,18 +51,18 @@ func (p *Plan) expire(now time.Duration, out []Action) []Action {
 		s.fault = verb + ": it has not ended although its time is over"
 		s.enter(Stuck, now)
 		if s.op == opStart {
-			p.fail("the start of " + s.ID + " has not ended although its time is over")
+			p.fail("the start of " + s.Name + " has not ended although its time is over")
 		}
 	}
 	return out
 }
 
 // tidy removes what is not wanted any more and is stopped.
-func (p *Plan) tidy() {
+func (p *Plan) tidy(now time.Duration) {
 	over := func(s step) bool { return s.gone && !s.busy() }
 	if slices.ContainsFunc(p.steps, over) {
 		p.steps = slices.DeleteFunc(p.steps, over)
-		p.rebuild()
+		p.rebuild(now)
 	}
 }
 
@@ -172,7 +172,7 @@ func (p *Plan) fences(out []Action) []Action {
 	why := ""
 	for i := len(p.steps) - 1; i >= 0 && why == ""; i-- {
 		if s := &p.steps[i]; s.state == Stuck {
-			why = s.ID + " cannot be stopped: " + s.fault
+			why = s.Name + " cannot be stopped: " + s.fault
 		}
 	}
 	if (why == "") == (p.fence == "") {

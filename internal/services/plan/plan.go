@@ -9,6 +9,8 @@ import (
 type Step struct {
 	// ID says what is run, with all that changes how; two steps with the same ID are the same service.
 	ID string
+	// Name is how people are told of it.
+	Name string
 	// Urgent: it harms others where it does not belong.
 	Urgent         bool
 	StartTimeout   time.Duration
@@ -140,6 +142,7 @@ type Plan struct {
 	giveUp   bool   // halted came from here, and was not told yet
 	failures []time.Duration
 
+	begun    bool // there was an event
 	token    uint64
 	recorded []string
 	told     outcome // what was said last
@@ -198,6 +201,7 @@ func New(cfg Config, left []Step) *Plan {
 // View is how one step is doing.
 type View struct {
 	ID    string
+	Name  string
 	State State
 	Fault string        // what went wrong last; "" since it runs, or never
 	Since time.Duration // of State
@@ -207,7 +211,7 @@ type View struct {
 func (p *Plan) Views() []View {
 	out := make([]View, len(p.steps))
 	for i, s := range p.steps {
-		out[i] = View{ID: s.ID, State: s.state, Fault: s.fault, Since: s.since}
+		out[i] = View{ID: s.ID, Name: s.Name, State: s.state, Fault: s.fault, Since: s.since}
 	}
 	return out
 }

@@ -12,7 +12,7 @@ const sec = time.Second
 
 // urgentIDs are the steps of tests that are urgent.
 func testStep(id string) Step {
-	return Step{ID: id, Urgent: strings.HasPrefix(id, "vip"), StartTimeout: 20 * sec, StopTimeout: 20 * sec, MonitorTimeout: 5 * sec, Interval: 10 * sec}
+	return Step{ID: id, Name: id, Urgent: strings.HasPrefix(id, "vip"), StartTimeout: 20 * sec, StopTimeout: 20 * sec, MonitorTimeout: 5 * sec, Interval: 10 * sec}
 }
 
 func testSteps(ids ...string) []Step {
@@ -331,4 +331,27 @@ func TestEnums_HaveNames(t *testing.T) {
 			t.Errorf("name %q", s)
 		}
 	}
+}
+
+func TestSince_IsWhenItCameAbout(t *testing.T) {
+	since := func(b *bench) string {
+		words := []string{}
+		for _, v := range b.p.Views() {
+			words = append(words, fmt.Sprintf("%s:%v", v.ID, v.Since))
+		}
+		return strings.Join(words, " ")
+	}
+	b := newBench(t, "left") // the clock has run for long
+	b.now = 1000 * sec
+	b.want(b.do(Event{Kind: EvServices, Steps: testSteps("left", "a")}), "stop left")
+	b.want(since(b), "left:16m40s")
+	b.now += sec
+	b.want(b.end("left", ""), "record , stopped")
+	b.want(since(b), "left:16m41s a:16m41s")
+	b.now += sec
+	b.do(Event{Kind: EvServices, Steps: testSteps("left", "a", "c")})
+	b.want(since(b), "left:16m41s a:16m41s c:16m42s")
+	b.now += sec
+	b.do(Event{Kind: EvRole, On: true, Epoch: 1})
+	b.want(since(b), "left:16m43s a:16m41s c:16m42s")
 }

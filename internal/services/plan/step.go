@@ -8,11 +8,17 @@ import (
 
 // Step advances p by one event and appends to out what must now be done.
 func (p *Plan) Step(ev Event, out []Action) []Action {
+	if !p.begun { // what is left has been as it is for longer; nobody knows
+		p.begun = true
+		for i := range p.steps {
+			p.steps[i].since = ev.Now
+		}
+	}
 	switch ev.Kind {
 	case EvTick:
 	case EvServices:
 		p.want = slices.Clone(ev.Steps)
-		p.rebuild()
+		p.rebuild(ev.Now)
 		p.told = underWay
 	case EvRole:
 		p.role(ev)
@@ -56,7 +62,7 @@ func (p *Plan) role(ev Event) {
 // rebuild makes steps of what is wanted and of what still runs. If all that runs is wanted, in the same
 // order, the rest is put in between. Otherwise what runs is stopped from the first difference on, since
 // what is started later may stand on what is to go; rebuild is then called again.
-func (p *Plan) rebuild() {
+func (p *Plan) rebuild(now time.Duration) {
 	var active []step
 	for _, s := range p.steps {
 		if s.busy() {
@@ -72,7 +78,11 @@ func (p *Plan) rebuild() {
 			i++
 			continue
 		}
-		next = append(next, step{Step: w})
+		since := now
+		if j := slices.IndexFunc(p.steps, func(s step) bool { return s.ID == w.ID && s.state == Stopped }); j >= 0 {
+			since = p.steps[j].since
+		}
+		next = append(next, step{Step: w, since: since})
 	}
 	if i == len(active) {
 		p.steps = next
@@ -127,7 +137,7 @@ func (p *Plan) started(s *step, fault string, cancelled bool, now time.Duration)
 		return
 	}
 	s.fault = "start: " + fault
-	p.fail("the start of " + s.ID + " failed: " + fault)
+	p.fail("the start of " + s.Name + " failed: " + fault)
 }
 
 func (p *Plan) stopped(s *step, fault string, now time.Duration) {
@@ -157,7 +167,7 @@ func (p *Plan) looked(i int, fault string, cancelled bool, now time.Duration) {
 		p.failures = p.failures[1:]
 	}
 	if len(p.failures) > p.cfg.MaxFailures {
-		p.fail(fmt.Sprintf("%s failed %d times within %v: %s", s.ID, len(p.failures), p.cfg.Window, fault))
+		p.fail(fmt.Sprintf("%s failed %d times within %v: %s", s.Name, len(p.failures), p.cfg.Window, fault))
 		return
 	}
 	for j := i; j < len(p.steps); j++ { // what comes after it may stand on it

@@ -302,6 +302,9 @@ func (s *Spec) ID() string {
 	return string(s.Kind) + " " + joinEscaped(append([]string{s.Target}, s.Options...))
 }
 
+// Name says what s is in few words. Others of the same resource may have the same.
+func (s *Spec) Name() string { return string(s.Kind) + " " + s.Target }
+
 func joinEscaped(parts []string) string {
 	var out []string
 	for _, p := range parts {
