@@ -165,6 +165,7 @@ type caretaker struct {
 
 	mu     sync.Mutex
 	failed string // why the services failed here, until the ledger has it
+	warned string // of what could not be settled
 
 	// run's own.
 	given     []quorum.Service // to the keeper
@@ -175,7 +176,9 @@ type caretaker struct {
 	suspended bool
 	mark      string // in the ledger
 	markSince time.Duration
-	nextTry   time.Duration
+	// When the ledger may be told next, and when the role may be handed over: a failed try at the one must not keep
+	// the other waiting.
+	nextRecord, nextHandOver time.Duration
 }
 
 // run looks after the services until ctx ends or the resource is gone.
@@ -223,10 +226,14 @@ func (t *caretaker) pace() time.Duration {
 func (t *caretaker) look(rec *quorum.Resource) {
 	now := t.c.clock()
 	if rec != nil && (!t.told || !reflect.DeepEqual(rec.Services, t.given)) {
+		again := t.told
 		t.given, t.told = rec.Services, true
 		if err := t.keeper.SetServices(specsOf(rec.Services)); err != nil {
 			t.log.Error("services not taken over", "err", err)
 			t.c.m.journal.add(t.w.name, "services_broken", "These services cannot be run here: "+err.Error())
+		}
+		if again {
+			t.forget() // what failed was what there was before
 		}
 	}
 	mark := ""
@@ -238,8 +245,10 @@ func (t *caretaker) look(rec *quorum.Resource) {
 	if mark != t.mark {
 		t.mark, t.markSince = mark, now
 		if mark == "" {
+			t.nextHandOver = 0
 			t.keeper.Clear()
 		} else {
+			t.recorded() // or a later clear would be undone by what it was meant for
 			t.keeper.Halt(mark)
 		}
 	}
@@ -278,6 +287,25 @@ func (t *caretaker) gaveUp(why string) {
 	t.failed = why
 }
 
+// forget has the services tried again here if they failed and the ledger does not know that yet. What it knows is
+// forgotten when it does.
+func (t *caretaker) forget() {
+	t.mu.Lock()
+	pending := t.failed != ""
+	t.failed = ""
+	t.mu.Unlock()
+	if pending && t.keeper != nil {
+		t.keeper.Clear()
+	}
+}
+
+// recorded says that the ledger knows of the failure.
+func (t *caretaker) recorded() {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	t.failed = ""
+}
+
 // settle has the ledger know of a failure, the role go where the services may run, and an old failure be
 // forgotten; one thing at a time, beside look, which must not wait for the ledger.
 func (t *caretaker) settle(ctx context.Context, work *sync.WaitGroup, rec *quorum.Resource) {
@@ -287,21 +315,22 @@ func (t *caretaker) settle(ctx context.Context, work *sync.WaitGroup, rec *quoru
 	now := t.c.clock()
 	var do func(context.Context) error
 	switch {
-	case rec == nil || rec.Deleted || now < t.nextTry:
+	case rec == nil || rec.Deleted:
 		return
 	case failed != "" && t.mark == "":
-		t.nextTry = now + recordPause
+		if now < t.nextRecord {
+			return
+		}
+		t.nextRecord = now + recordPause
 		do = func(ctx context.Context) error { return t.record(ctx, rec, failed) }
-	case failed != "": // it is recorded
-		t.mu.Lock()
-		t.failed = ""
-		t.mu.Unlock()
+	case failed != "": // it failed again; that it failed is recorded
+		t.recorded()
 		return
-	case t.mark != "" && now-t.markSince > servicesRetry:
-		t.nextTry = now + recordPause
+	case t.mark != "" && now-t.markSince > servicesRetry && now >= t.nextRecord:
+		t.nextRecord = now + recordPause
 		do = func(ctx context.Context) error { return t.record(ctx, rec, "") }
-	case t.mark != "" && t.leads && len(rec.Services) > 0 && t.keeper.Idle() && handsOver(rec):
-		t.nextTry = now + handOverPause
+	case t.mark != "" && t.leads && len(rec.Services) > 0 && t.keeper.Idle() && handsOver(rec) && now >= t.nextHandOver:
+		t.nextHandOver = now + handOverPause
 		do = func(ctx context.Context) error { return t.c.handOver(ctx, t.w) }
 	default:
 		return
@@ -313,10 +342,23 @@ func (t *caretaker) settle(ctx context.Context, work *sync.WaitGroup, rec *quoru
 	}
 	work.Go(func() {
 		defer func() { <-t.task }()
-		if err := do(ctx); err != nil && ctx.Err() == nil {
-			t.log.Warn("failure of the services not settled", "err", err)
+		if err := do(ctx); ctx.Err() == nil {
+			t.warn(err)
 		}
 	})
+}
+
+// warn logs why a failure could not be settled, once for each reason: it is tried again every few seconds.
+func (t *caretaker) warn(err error) {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	switch {
+	case err == nil:
+		t.warned = ""
+	case err.Error() != t.warned:
+		t.warned = err.Error()
+		t.log.Warn("failure of the services not settled", "err", err)
+	}
 }
 
 // handsOver reports whether the cluster may move the role of rec by itself.

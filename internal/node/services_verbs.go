@@ -11,6 +11,7 @@ import (
 	"time"
 
 	"github.com/lockstep-ha/lockstep/internal/control"
+	"github.com/lockstep-ha/lockstep/internal/services"
 	"github.com/lockstep-ha/lockstep/internal/services/service"
 	"github.com/lockstep-ha/lockstep/quorum"
 )
@@ -44,6 +45,9 @@ func (b *backend) setServices(ctx context.Context, rec *quorum.Resource, all []s
 	if err := service.ValidateAll(all); err != nil {
 		return control.Usagef("%v", err)
 	}
+	if err := b.checkServices(rec, all); err != nil {
+		return err
+	}
 	want := recordsOf(all)
 	same := func(r *quorum.Resource) bool {
 		return len(want) == 0 && len(r.Services) == 0 || reflect.DeepEqual(specsOf(r.Services), all)
@@ -53,10 +57,33 @@ func (b *backend) setServices(ctx context.Context, rec *quorum.Resource, all []s
 		c.SetServices = &quorum.SetServices{Services: want}
 		return &c
 	}, same)
-	if err == nil {
-		b.journal.add(rec.Name, "services_set", fmt.Sprintf("%d services follow the primary.", len(all)))
+	if err != nil {
+		return err
 	}
-	return err
+	b.journal.add(rec.Name, "services_set", fmt.Sprintf("%d services follow the primary.", len(all)))
+	if same(rec) {
+		return nil
+	}
+	return b.ClearServices(ctx, rec.Name) // what failed was what there was before
+}
+
+// checkServices refuses what cannot work on this node, if it has a replica: it would fail on one node after the
+// other, and what runs now be stopped for it.
+func (b *backend) checkServices(rec *quorum.Resource, all []service.Spec) error {
+	if b.services == nil || rec.Replica(b.m.self.Node) == nil {
+		return nil
+	}
+	var wrong []string
+	for i := range all {
+		if err := services.Check(all[i]); err != nil {
+			wrong = append(wrong, all[i].Name()+": "+err.Error())
+		}
+	}
+	if len(wrong) == 0 {
+		return nil
+	}
+	return control.Errorf(control.CodeRefused, "on %s, %s", b.m.self.Node, strings.Join(wrong, "; ")).
+		WithHint("what follows the primary has to be there on every node with a replica; then repeat it").WithSafety(control.SafetyYes)
 }
 
 // ClearServices forgets that the services of a resource failed, on all nodes.
@@ -67,6 +94,11 @@ func (b *backend) ClearServices(ctx context.Context, resource string) error {
 	}
 	ctx, cancel := context.WithTimeout(ctx, verbTimeout)
 	defer cancel()
+	if b.services != nil {
+		if t := b.services.find(rec.ID); t != nil {
+			t.forget()
+		}
+	}
 	for _, r := range rec.Replicas {
 		if r.ServicesFailed == "" {
 			continue
@@ -144,7 +176,7 @@ func (b *backend) servicesStatus(rec *quorum.Resource) *control.Services {
 	}
 	now := b.services.clock()
 	for _, v := range st.Services {
-		out.List = append(out.List, control.Service{Name: v.ID, State: v.State.String(), Fault: v.Fault, For: now - v.Since})
+		out.List = append(out.List, control.Service{Name: v.Name, State: v.State.String(), Fault: v.Fault, For: now - v.Since})
 	}
 	return out
 }
