@@ -154,7 +154,15 @@ func (a *app) vipMoveCmd() *cobra.Command {
 		if *to == "" {
 			return control.Usagef("vip move needs --to NODE")
 		}
-		if err := a.client().Switchover(ctx, control.VIPPrefix+args[0], *to); err != nil {
+		c, name := a.client(), control.VIPPrefix+args[0]
+		st, err := c.Status(ctx, name)
+		if err != nil {
+			return err
+		}
+		if primary := st.Resources[0].Primary; primary != "" {
+			c = c.On(primary) // who has it has to give it away
+		}
+		if err := c.Switchover(ctx, name, *to); err != nil {
 			return err
 		}
 		return a.done("moved %s to %s", args[0], *to)
