@@ -13,6 +13,7 @@ import (
 	"github.com/lockstep-ha/lockstep/internal/control"
 	"github.com/lockstep-ha/lockstep/internal/services"
 	"github.com/lockstep-ha/lockstep/internal/services/service"
+	"github.com/lockstep-ha/lockstep/internal/services/unit"
 	"github.com/lockstep-ha/lockstep/quorum"
 )
 
@@ -45,7 +46,7 @@ func (b *backend) setServices(ctx context.Context, rec *quorum.Resource, all []s
 	if err := service.ValidateAll(all); err != nil {
 		return control.Usagef("%v", err)
 	}
-	if err := b.checkServices(rec, all); err != nil {
+	if err := b.checkServices(ctx, rec, all); err != nil {
 		return err
 	}
 	want := recordsOf(all)
@@ -69,21 +70,29 @@ func (b *backend) setServices(ctx context.Context, rec *quorum.Resource, all []s
 
 // checkServices refuses what cannot work on this node, if it has a replica: it would fail on one node after the
 // other, and what runs now be stopped for it.
-func (b *backend) checkServices(rec *quorum.Resource, all []service.Spec) error {
-	if b.services == nil || rec.Replica(b.m.self.Node) == nil {
+func (b *backend) checkServices(ctx context.Context, rec *quorum.Resource, all []service.Spec) error {
+	w := b.m.find(rec.Name)
+	if b.services == nil || w == nil {
 		return nil
 	}
+	ctx, cancel := context.WithTimeout(ctx, examineWithin)
+	defer cancel()
+	build := b.services.builder(w)
 	var wrong []string
-	for i := range all {
-		if err := services.Check(all[i]); err != nil {
-			wrong = append(wrong, all[i].Name()+": "+err.Error())
+	for _, s := range all {
+		carrier, err := build(s)
+		if e, ok := carrier.(services.Examiner); ok && err == nil {
+			err = e.Examine(ctx)
+		}
+		if err != nil && !errors.Is(err, unit.ErrAtBoot) { // that one is doctor's
+			wrong = append(wrong, s.Name()+": "+err.Error())
 		}
 	}
 	if len(wrong) == 0 {
 		return nil
 	}
-	return control.Errorf(control.CodeRefused, "on %s, %s", b.m.self.Node, strings.Join(wrong, "; ")).
-		WithHint("what follows the primary has to be there on every node with a replica; then repeat it").WithSafety(control.SafetyYes)
+	return control.Errorf(control.CodeRefused, "%s cannot start this: %s", b.m.self.Node, strings.Join(wrong, "; ")).
+		WithHint("it has to be there on every node with a replica; mend that, then repeat it").WithSafety(control.SafetyYes)
 }
 
 // ClearServices forgets that the services of a resource failed, on all nodes.

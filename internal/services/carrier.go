@@ -77,21 +77,6 @@ func instance(resource, kind string, params []string) string {
 	return fmt.Sprintf("%s-%08x", name, h.Sum32())
 }
 
-// Check returns what is wrong with s on this host before it is started, as far as that can be told beforehand.
-func Check(s service.Spec) error {
-	if s.Kind == service.KindAttach {
-		return nil
-	}
-	c, err := Build(s, "", "")
-	if err != nil {
-		return err
-	}
-	if c, ok := c.(interface{ Check() error }); ok {
-		return c.Check()
-	}
-	return nil
-}
-
 // stepOf returns s as the plan knows it, with every default.
 func stepOf(s *service.Spec) plan.Step {
 	change := 60 * time.Second

@@ -49,8 +49,9 @@ func TestDoctor_FindsServicesThatCannotRun(t *testing.T) {
 	codes := []string{"service-unfit", "services-failed", "mount-unguarded", "service-at-boot"}
 	r.finds("w", codes, "ok service-unfit r0")
 
-	// A network that no interface has: nobody can start it, and the role stays with the last one to try.
-	r.MustCLI("n1", "resource", "set", "r0", "--vip", "192.0.2.10/24", "--mount", "/srv/none,device=/dev/none,start-order=30")
+	// A network that no interface has: nobody can start it, and the role stays with the last one to try. A node with a
+	// replica would have refused it.
+	r.MustCLI("w", "resource", "set", "r0", "--vip", "192.0.2.10/24", "--mount", "/srv/none,device=/dev/none,start-order=30")
 	st := r.Eventually("w", "both nodes to have failed", func(s control.Resource) error {
 		for _, p := range s.Replicas {
 			if p.ServicesFailed == "" {

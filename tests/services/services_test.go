@@ -242,7 +242,7 @@ func TestProgramThatIsNotThere_IsRefused_AndWhereItCannotBeSeen_NothingIsStuck(t
 		"--exec=/no/such/hook": "no such file", "--ocf=heartbeat:NoSuchAgent": "no such file", "--vip=192.0.2.1/24": "name the interface",
 	} {
 		res := r.CLI("n1", "resource", "set", "r0", option)
-		if res.Code == 0 || !strings.Contains(res.Stderr, "on n1, ") || !strings.Contains(res.Stderr, want) {
+		if res.Code == 0 || !strings.Contains(res.Stderr, "n1 cannot start this: ") || !strings.Contains(res.Stderr, want) {
 			t.Errorf("%s", res)
 		}
 	}

@@ -92,19 +92,6 @@ func (a *Address) Stop(context.Context) error {
 	return nil
 }
 
-// Check returns an error if no interface of this host can have the address.
-func (a *Address) Check() error {
-	h, err := netlink.NewHandle(unix.NETLINK_ROUTE)
-	if err != nil {
-		return fmt.Errorf("address %s: %w", a.cfg.Address, err)
-	}
-	defer h.Close()
-	if _, err := a.link(h); err != nil {
-		return fmt.Errorf("address %s: %w", a.cfg.Address, err)
-	}
-	return nil
-}
-
 // Monitor returns nil if the address is there and its interface is up.
 func (a *Address) Monitor(context.Context) error {
 	h, err := netlink.NewHandle(unix.NETLINK_ROUTE)
