@@ -42,6 +42,18 @@ func (h *History) registers() []register {
 	return slices.DeleteFunc(all, func(r register) bool { return len(r.reads) == 0 })
 }
 
+// mixed reports whether a read has met a write of its block on the way, and returned bytes of before and of after
+// it. NBD promises no order to requests that are under way together, not even for each byte alone. What is read
+// when all is over, or while nobody writes, is never mixed.
+func (r *register) mixed(rd touch) bool {
+	return rd.value == Torn && rd.op.kind == Read && slices.ContainsFunc(r.writes, func(w touch) bool {
+		if w.op.end == never && w.op.where != rd.op.where {
+			return false // nobody knows how long it was under way; but at one server only
+		}
+		return w.op.begin < rd.op.end && rd.op.begin < w.op.end
+	})
+}
+
 // cluster is a write and the reads that saw it.
 type cluster struct {
 	value     Value
@@ -59,7 +71,7 @@ func (c cluster) conflicts(d cluster) bool {
 func (h *History) Direct() error {
 	h.mu.Lock()
 	defer h.mu.Unlock()
-	bad := append([]error(nil), h.foreign...)
+	var bad []error
 	for _, r := range h.registers() {
 		if err := r.direct(); err != nil {
 			bad = append(bad, err)
@@ -79,8 +91,11 @@ func (r *register) direct() error {
 		clusters = append(clusters, cluster{w.value, w.op.end, w.op.begin})
 	}
 	for _, rd := range r.reads {
-		if rd.value == 0 {
+		switch {
+		case rd.value == 0 || r.mixed(rd):
 			continue
+		case rd.op.odd != nil && (rd.value == Torn || rd.value == Foreign):
+			return r.violation(fmt.Sprintf("bytes that nobody wrote there: %v", rd.op.odd), rd.value)
 		}
 		i, ok := byValue[rd.value]
 		if !ok {

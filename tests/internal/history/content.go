@@ -1,6 +1,7 @@
 package history
 
 import (
+	"cmp"
 	"errors"
 	"fmt"
 	"io"
@@ -12,21 +13,24 @@ import (
 // Fill makes p, of one block, the bytes of a value.
 func Fill(p []byte, block int64, v Value) { ackload.Payload(p, block, uint64(v)) }
 
-// Values returns what each block of p holds; block is the first. Bytes that are no whole value of
-// their block are Torn, and recorded as read at where.
-func (h *History) Values(where string, block int64, p []byte, into []Value) []Value {
+// Values appends to into what each block of p holds; block is the first. The error says why a block is Torn or
+// Foreign, of the first that is.
+func Values(block int64, p []byte, into []Value) (values []Value, odd error) {
 	for ; len(p) >= Block; p, block = p[Block:], block+1 {
 		of, v, err := ackload.Parse(p[:Block])
-		if err == nil && v != 0 && of != block {
-			err = fmt.Errorf("it holds write %d of block %d", v, of)
+		value := Value(v)
+		switch {
+		case err != nil:
+			value = Torn
+		case v != 0 && of != block:
+			value, err = Foreign, fmt.Errorf("it holds write %d of block %d", v, of)
 		}
-		if err != nil {
-			h.Foreign(where, block, err)
-			v = uint64(Torn)
+		if err != nil && odd == nil {
+			odd = fmt.Errorf("block %d: %w", block, err)
 		}
-		into = append(into, Value(v))
+		into = append(into, value)
 	}
-	return into
+	return into, odd
 }
 
 // Content takes what a file holds for a read of the whole device. Nobody may write to it meanwhile.
@@ -39,15 +43,17 @@ func (h *History) Content(where, path string) error {
 	h.mu.Lock()
 	id := h.begin(op{kind: content, where: where, count: h.blocks})
 	h.mu.Unlock()
-	values := make([]Value, 0, h.blocks)
+	values, odd := make([]Value, 0, h.blocks), error(nil)
 	buf := make([]byte, 256*Block)
 	for int64(len(values)) < h.blocks {
 		n, err := io.ReadFull(f, buf[:min(int64(len(buf)), (h.blocks-int64(len(values)))*Block)])
 		if err != nil {
 			return fmt.Errorf("content of %s: %w", where, errors.Join(err, fmt.Errorf("after %d blocks of %d", len(values), h.blocks)))
 		}
-		values = h.Values(where, int64(len(values)), buf[:n], values)
+		var bad error
+		values, bad = Values(int64(len(values)), buf[:n], values)
+		odd = cmp.Or(odd, bad)
 	}
-	h.DoneRead(id, values)
+	h.DoneRead(id, values, odd)
 	return nil
 }

@@ -12,6 +12,10 @@
 // Begins and ends are numbered under one mutex. An operation begins before its request is sent and
 // ends after its answer was read, so what has a lower number was earlier on every clock.
 //
+// A read that meets a write of the same block may return bytes of before and of after it, mixed: NBD promises no
+// more, and no replica is the worse for it. Such a read says nothing. Mixed bytes that no write was near, and bytes
+// of another block, are a violation.
+//
 // # Unknown outcomes
 //
 // A request without an answer, because its connection ended, is open for ever: it may have taken

@@ -33,8 +33,11 @@ func (k Kind) String() string {
 // Value names the write whose bytes a block holds; 0 is zeros.
 type Value uint64
 
-// Torn is the value of a block that holds bytes of no write: mixed, or foreign.
-const Torn Value = math.MaxUint64
+// Values of blocks that hold the bytes of no write.
+const (
+	Torn    Value = math.MaxUint64     // mixed; right where a read meets a write
+	Foreign Value = math.MaxUint64 - 1 // of another block; never right
+)
 
 // ID names an operation of a History.
 type ID int
@@ -57,6 +60,7 @@ type op struct {
 	count  int64 // of blocks
 	value  Value // of a write
 	values []Value
+	odd    error // why one of values is Torn or Foreign
 	begin  moment
 	end    moment // never: not answered with success
 	began  time.Duration
@@ -68,14 +72,13 @@ type History struct {
 	blocks int64
 	start  time.Time
 
-	mu      sync.Mutex
-	now     moment
-	ops     []op
-	value   Value
-	acked   []time.Duration // when writes were acknowledged, in order
-	reads   int
-	failed  []error
-	foreign []error // blocks that hold what no write wrote
+	mu     sync.Mutex
+	now    moment
+	ops    []op
+	value  Value
+	acked  []time.Duration // when writes were acknowledged, in order
+	reads  int
+	failed []error
 }
 
 // New returns the history of a device of so many blocks that holds zeros.
@@ -133,12 +136,12 @@ func (h *History) Done(id ID) {
 	}
 }
 
-// DoneRead notes the answer to a read: the value of each of its blocks.
-func (h *History) DoneRead(id ID, values []Value) {
+// DoneRead notes the answer to a read: the value of each of its blocks, and why one of them is Torn or Foreign.
+func (h *History) DoneRead(id ID, values []Value, odd error) {
 	h.mu.Lock()
 	defer h.mu.Unlock()
 	o := h.end(id)
-	o.values = append([]Value(nil), values...)
+	o.values, o.odd = append([]Value(nil), values...), odd
 	if int64(len(values)) != o.count {
 		panic(fmt.Sprintf("history: read of %d blocks with %d values", o.count, len(values)))
 	}
@@ -164,13 +167,6 @@ func (h *History) Failed(id ID, err error) {
 	o := &h.ops[id]
 	o.failed, o.ended = true, h.Now()
 	h.failed = append(h.failed, fmt.Errorf("%s: %w", o.text(), err))
-}
-
-// Foreign notes that a block was read with bytes that no write wrote, and why they are none.
-func (h *History) Foreign(where string, block int64, err error) {
-	h.mu.Lock()
-	defer h.mu.Unlock()
-	h.foreign = append(h.foreign, fmt.Errorf("block %d, read at %s: %w", block, where, err))
 }
 
 // Errors returns the answers that were errors, in the order of their arrival.

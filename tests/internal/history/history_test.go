@@ -28,7 +28,7 @@ func script(t *testing.T, text string) *History {
 			if _, err := fmt.Sscan(value, &v); err != nil {
 				t.Fatalf("%q: %v", word, err)
 			}
-			h.DoneRead(ids[name], []Value{v})
+			h.DoneRead(ids[name], []Value{v}, nil)
 		case word[len(word)-1] == ')':
 			h.Done(ids[word[:len(word)-1]])
 		default:
@@ -75,6 +75,8 @@ func TestCheck(t *testing.T) {
 		{"zeros after a trim", "w1( w1) z1( z1) r1( r1=0", true},
 		{"an unanswered trim is done late", "w1( w1) z1( r1( r1=1 r2( r2=0", true},
 		{"zeros between two values", "w1( w1) z1( w2( r1( r1=0 z1) w2) r2( r2=2", true},
+		{"a read beside a write sees some of each", "w1( r1( w1) r1=18446744073709551615 r2( r2=1", true},
+		{"a read beside an unanswered write sees some of each", "w1( r1( r1=18446744073709551615 r2( r2=0", true},
 
 		{"stale read", "w1( w1) w2( w2) r1( r1=1", false},
 		{"stale read of zeros", "w1( w1) r1( r1=0", false},
@@ -87,7 +89,9 @@ func TestCheck(t *testing.T) {
 		{"a value came back after a trim", "w1( w1) z1( z1) r1( r1=1", false},
 		{"zeros came back after a write that followed the trim", "z1( z1) w1( w1) r1( r1=0", false},
 		{"zeros, seen gone, came back", "w1( r1( r1=1 r2( r2=0", false},
-		{"torn", "w1( w1) r1( r1=18446744073709551615", false},
+		{"mixed bytes long after the write", "w1( w1) r1( r1=18446744073709551615", false},
+		{"mixed bytes before any write", "r1( r1=18446744073709551615 w1( w1)", false},
+		{"bytes of another block, beside a write", "w1( r1( r1=18446744073709551614 w1)", false},
 	} {
 		t.Run(tc.name, func(t *testing.T) {
 			direct, exact := judge(t, script(t, tc.history))
@@ -98,6 +102,20 @@ func TestCheck(t *testing.T) {
 				t.Errorf("Linearizable: %v", exact)
 			}
 		})
+	}
+}
+
+func TestMixedBytes_OfAnotherServersLostWriteOrOfAReplica_AreAViolation(t *testing.T) {
+	for name, read := range map[string]func(h *History) ID{
+		"read at another server": func(h *History) ID { return h.BeginRead("b", 0, 1) },
+		"content":                func(h *History) ID { return h.begin(op{kind: content, where: "a", count: 1}) },
+	} {
+		h := New(1)
+		h.BeginWrite("a", 0, false)
+		h.DoneRead(read(h), []Value{Torn}, errors.New("some of each"))
+		if direct, exact := judge(t, h); direct == nil || exact == nil || !strings.Contains(direct.Error(), "some of each") {
+			t.Errorf("%s: %v %v", name, direct, exact)
+		}
 	}
 }
 
@@ -158,7 +176,7 @@ func generate(rng *rand.Rand, zeros, lie bool) *History {
 		default:
 			if r.kind == Read {
 				reads = append(reads, seen{r.id, r.value})
-				h.DoneRead(r.id, []Value{r.value})
+				h.DoneRead(r.id, []Value{r.value}, nil)
 			} else {
 				h.Done(r.id)
 			}
@@ -222,7 +240,7 @@ func TestFailed_IsKept_AndItsOutcomeIsUnknown(t *testing.T) {
 	w, v := h.BeginWrite("a", 0, false)
 	h.Failed(w, errors.New("EIO"))
 	for _, held := range []Value{0, v} {
-		h.DoneRead(h.BeginRead("a", 0, 1), []Value{held})
+		h.DoneRead(h.BeginRead("a", 0, 1), []Value{held}, nil)
 	}
 	if direct, exact := judge(t, h); direct != nil || exact != nil {
 		t.Errorf("%v %v", direct, exact)

@@ -90,6 +90,9 @@ func (r *register) operations() []porcupine.Operation {
 		}
 	}
 	for _, rd := range r.reads {
+		if r.mixed(rd) {
+			continue
+		}
 		add(rd.op, step{false, rd.value}, rd.op.end)
 	}
 	return ops

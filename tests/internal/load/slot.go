@@ -97,8 +97,9 @@ func (sl *slot) read(s *session, block, count int64, into []byte, answer chan<- 
 	s.client.Read(into, block*history.Block, func(err error) {
 		switch {
 		case err == nil:
-			sl.values = sl.h.Values(s.name, block, into, sl.values[:0])
-			sl.h.DoneRead(id, sl.values)
+			var odd error
+			sl.values, odd = history.Values(block, into, sl.values[:0])
+			sl.h.DoneRead(id, sl.values, odd)
 			s.hear()
 		case !errors.Is(err, nbdclient.ErrLost):
 			sl.h.Failed(id, err)
