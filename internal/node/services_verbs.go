@@ -12,6 +12,7 @@ import (
 
 	"github.com/lockstep-ha/lockstep/internal/control"
 	"github.com/lockstep-ha/lockstep/internal/services"
+	"github.com/lockstep-ha/lockstep/internal/services/plan"
 	"github.com/lockstep-ha/lockstep/internal/services/service"
 	"github.com/lockstep-ha/lockstep/internal/services/unit"
 	"github.com/lockstep-ha/lockstep/quorum"
@@ -186,6 +187,13 @@ func (b *backend) servicesStatus(rec *quorum.Resource) *control.Services {
 	now := b.services.clock()
 	for _, v := range st.Services {
 		out.List = append(out.List, control.Service{Name: v.Name, State: v.State.String(), Fault: v.Fault, For: now - v.Since})
+	}
+	// What the ledger has and the keeper was not told of yet: who waits for the services after setting them must not
+	// find the old ones, all of them running.
+	for _, s := range service.Sorted(specsOf(rec.Services)) {
+		if id := s.ID(); !slices.ContainsFunc(st.Services, func(v plan.View) bool { return v.ID == id }) {
+			out.List = append(out.List, control.Service{Name: s.Name(), State: plan.Stopped.String()})
+		}
 	}
 	return out
 }
