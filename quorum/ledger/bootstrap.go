@@ -39,7 +39,7 @@ func (l *Ledger) bootstrap(ctx context.Context) {
 		if err != nil {
 			l.log.Error("ledger cannot be founded", "error", err)
 		}
-		if !wait(ctx, pause) {
+		if !wait(ctx, pause, nil) {
 			return
 		}
 		pause = min(2*pause, max(2*time.Second, 4*l.cfg.TickInterval))

@@ -26,6 +26,7 @@ type link struct {
 	dial  func(ctx context.Context, addr, node string) (net.Conn, error)
 	every time.Duration // between pings
 	queue chan []byte   // whole frames
+	there chan struct{} // capacity 1: the node can be reached just now
 	stop  context.CancelFunc
 	heard func() // a pong came
 	lost  func() // the connection ended
@@ -35,7 +36,7 @@ type link struct {
 }
 
 func newLink(node, addr string, every time.Duration, dial func(context.Context, string, string) (net.Conn, error)) *link {
-	return &link{node: node, addr: addr, dial: dial, every: every, queue: make(chan []byte, linkQueue)}
+	return &link{node: node, addr: addr, dial: dial, every: every, queue: make(chan []byte, linkQueue), there: make(chan struct{}, 1)}
 }
 
 // up reports whether frames handed to the link are likely to arrive.
@@ -55,6 +56,19 @@ func (l *link) send(f []byte) bool {
 	}
 }
 
+// reachable tells a link that is down that its node has just been heard from on a connection of its own. What is left
+// of a host that lost its power answers nothing, and the kernel sends again ever more rarely: a new connection is
+// there at once.
+func (l *link) reachable() {
+	if l.up() {
+		return
+	}
+	select {
+	case l.there <- struct{}{}:
+	default:
+	}
+}
+
 // run keeps the link connected until ctx ends.
 func (l *link) run(ctx context.Context) {
 	first := l.every / 2 // what ends most connections is a process that starts again
@@ -69,7 +83,7 @@ func (l *link) run(ctx context.Context) {
 			l.lost()
 		}
 		l.drain()
-		if !wait(ctx, retry) {
+		if !wait(ctx, retry, l.there) {
 			return
 		}
 		retry = min(2*retry, max(time.Second, l.every))
@@ -88,12 +102,14 @@ func (l *link) drain() {
 	}
 }
 
-// wait waits for d, false if ctx ended first.
-func wait(ctx context.Context, d time.Duration) bool {
+// wait waits for d, or until sooner has something; false if ctx ended first.
+func wait(ctx context.Context, d time.Duration, sooner <-chan struct{}) bool {
 	t := time.NewTimer(d)
 	defer t.Stop()
 	select {
 	case <-t.C:
+		return true
+	case <-sooner:
 		return true
 	case <-ctx.Done():
 		return false
@@ -142,6 +158,10 @@ func (l *link) write(ctx context.Context, conn net.Conn, broken <-chan struct{})
 			return
 		case <-broken:
 			return
+		case <-l.there:
+			if !l.up() {
+				return
+			}
 		case f := <-l.queue:
 			if !l.writeAll(conn, w, f) {
 				return

@@ -154,6 +154,11 @@ func (m *mesh) serve(ctx context.Context, conn net.Conn, peer string) {
 	defer conn.Close()
 	stop := context.AfterFunc(ctx, func() { conn.Close() })
 	defer stop()
+	m.mu.Lock()
+	if back := m.links[peer]; back != nil {
+		back.reachable()
+	}
+	m.mu.Unlock()
 	r := bufio.NewReaderSize(conn, 16<<10)
 	for {
 		f, err := voter.ReadFrame(r)

@@ -96,7 +96,7 @@ func (s *site) try(name string, f func(t *testing.T)) {
 func initramfs(t testing.TB, k rig.Kernel) string {
 	t.Helper()
 	path := rig.Initramfs(t, k, rig.Contents{
-		Modules: []rig.Module{{Name: "nbd", Params: "nbds_max=4", Later: true}, {Name: "xfs", Later: true}, {Name: "softdog", Later: true}},
+		Modules: []rig.Module{{Name: "nbd", Params: "nbds_max=4", Later: true}, {Name: "xfs", Later: true}, {Name: "softdog", Later: true}, {Name: "virtio_net", Later: true}},
 		Tools:   tools,
 	})
 	if st, err := os.Stat(path); err == nil {

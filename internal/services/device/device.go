@@ -70,10 +70,15 @@ func (d *Device) Start(ctx context.Context) error {
 func (d *Device) Stop(ctx context.Context) error {
 	d.mu.Lock()
 	defer d.mu.Unlock()
-	if gone, err := d.gone(); gone || err != nil {
+	gone, err := d.gone()
+	if err != nil {
 		return err
 	}
-	err := d.run(ctx, "detach", d.cfg.Device, "--state-dir", d.cfg.Dir)
+	if gone {
+		d.forget(ctx)
+		return nil
+	}
+	err = d.run(ctx, "detach", d.cfg.Device, "--state-dir", d.cfg.Dir)
 	if err != nil {
 		// The device is what matters here: what is recorded of it, the next primary ends.
 		if gone, _ := d.gone(); gone {
@@ -160,6 +165,15 @@ func (d *Device) gone() (bool, error) {
 		return true, nil // somebody else's
 	}
 	return !st.Configured, nil
+}
+
+// forget takes an attachment that was ended elsewhere off the list of this host. That is for tidiness: if it fails,
+// the next start makes the file anew.
+func (d *Device) forget(ctx context.Context) {
+	st, err := attach.LoadState(d.cfg.Dir, filepath.Base(d.cfg.Device))
+	if err == nil && st.Spec.Resource == d.cfg.Resource && st.Ended != "" {
+		_ = d.run(ctx, "detach", d.cfg.Device, "--state-dir", d.cfg.Dir)
+	}
 }
 
 // attach runs lockstep attach, which does nothing where the device is attached.

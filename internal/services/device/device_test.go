@@ -136,7 +136,9 @@ func TestStop(t *testing.T) {
 	}{
 		"nothing is attached":               {prepare: func(*rig) {}},
 		"another resource's":                {prepare: func(r *rig) { r.state("r1", "", true) }},
-		"it was detached from this host":    {prepare: func(r *rig) { r.state("r0", "superseded", false) }},
+		"it was ended elsewhere":            {func(r *rig) { r.state("r0", "superseded", false) }, gone, []string{"detach /dev/nbd0"}, ""},
+		"that cannot be forgotten":          {func(r *rig) { r.state("r0", "superseded", false) }, "exit 1", []string{"detach /dev/nbd0"}, ""},
+		"only the record is left":           {prepare: func(r *rig) { r.state("r0", "", false) }},
 		"attached":                          {func(r *rig) { r.state("r0", "", true) }, gone, []string{"detach /dev/nbd0"}, ""},
 		"the device went, the record stays": {func(r *rig) { r.state("r0", "", true) }, gone + "; exit 1", []string{"detach /dev/nbd0"}, ""},
 		"in use":                            {func(r *rig) { r.state("r0", "", true) }, "echo in use; exit 1", []string{"detach /dev/nbd0"}, "in use"},

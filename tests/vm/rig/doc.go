@@ -7,6 +7,7 @@
 //	FindKernel   the kernel package, downloaded once and unpacked, never installed (kernel.go, modules.go)
 //	Initramfs    the file that the kernel unpacks at boot (cpio.go, initramfs.go)
 //	Disk         a disk with a volatile cache, served to QEMU over NBD (disk.go, serve.go)
+//	Network      what joins several machines, and cables that can be pulled (network.go)
 //	VM, Cmd      the machine, and a command in it (vm.go, cmd.go); what they speak is package talk
 //
 // The guest's side is the program tests/vm/guest.
@@ -21,6 +22,6 @@
 //
 // # What it is not
 //
-// There is no network, no KVM and no firmware, and only x86-64. Emulation is slower by a factor of ten or more
+// There is no KVM and no firmware, and only x86-64. Emulation is slower by a factor of ten or more
 // and different in proportion: durations are logged, never asserted.
 package rig

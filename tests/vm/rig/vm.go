@@ -25,10 +25,12 @@ import (
 type Config struct {
 	Kernel    Kernel
 	Initramfs string
-	MemoryMiB int     // 0: 768
-	CPUs      int     // 0: 1; a second one costs more, in locks and barriers that QEMU must emulate, than it gives
-	Disks     []*Disk // /dev/vda, /dev/vdb, ...
-	Append    string  // to the kernel's command line
+	MemoryMiB int      // 0: 768
+	CPUs      int      // 0: 1; a second one costs more, in locks and barriers that QEMU must emulate, than it gives
+	Disks     []*Disk  // /dev/vda, /dev/vdb, ...
+	Append    string   // to the kernel's command line
+	Network   *Network // nil: none
+	Machine   int      // which one it is in its network, from 1 on
 }
 
 // ErrGone means that the machine has ended, by itself or because it was killed.
@@ -71,7 +73,15 @@ func Boot(t testing.TB, cfg Config) *VM {
 	}
 	defer l.Close()
 	v := &VM{t: t, disks: cfg.Disks, serial: &serialLog{}, ended: make(chan struct{}), cmds: map[talk.ID]*Cmd{}}
-	v.qemu = exec.Command(qemu, cfg.args(filepath.Join(dir, "port"))...)
+	args := cfg.args(filepath.Join(dir, "port"))
+	if cfg.Network != nil {
+		card, err := cfg.Network.plug(cfg.Machine)
+		if err != nil {
+			t.Fatal(err)
+		}
+		args = append(args, card...)
+	}
+	v.qemu = exec.Command(qemu, args...)
 	v.qemu.Stdout, v.qemu.Stderr = v.serial, v.serial
 	v.qemu.SysProcAttr = &syscall.SysProcAttr{Setpgid: true, Pdeathsig: syscall.SIGKILL}
 	begun := time.Now()
