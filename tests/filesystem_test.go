@@ -1,14 +1,19 @@
 package tests
 
 import (
+	"errors"
 	"os"
 	"path/filepath"
 	"strings"
+	"sync/atomic"
 	"testing"
+	"time"
 
 	"github.com/lockstep-ha/lockstep/tests/internal/cluster"
 	"github.com/lockstep-ha/lockstep/tests/internal/need"
 	"github.com/lockstep-ha/lockstep/tests/internal/proc"
+	"github.com/lockstep-ha/lockstep/tests/internal/synced"
+	"github.com/lockstep-ha/lockstep/tests/internal/userdev"
 )
 
 // mounted is a file system on an export: NBD -> nbdfuse -> loop device -> mount. It needs no
@@ -130,4 +135,102 @@ func TestExt4_PrimaryLost_OtherNodeHoldsEverySyncedFile(t *testing.T) {
 	proc.Run(t, "e2fsck", "-fn", c.Data("n2"))
 	c.Start("n1")
 	c.Identical("n2")
+}
+
+// writer writes to a file system, step after step.
+type writer struct {
+	series  synced.Series
+	steps   atomic.Int64
+	longest atomic.Int64 // of a step since the last stall, in nanoseconds
+	stop    atomic.Bool
+	ended   chan error
+}
+
+func startWriter(dir string) *writer {
+	w := &writer{series: synced.Series{Dir: dir, Run: 1}, ended: make(chan error, 1)}
+	go func() {
+		w.ended <- w.series.Write(func(step int, took time.Duration) bool {
+			w.longest.Store(max(w.longest.Load(), int64(took)))
+			w.steps.Store(int64(step))
+			return !w.stop.Load()
+		})
+	}()
+	return w
+}
+
+// flows returns when so many more steps are synced.
+func (w *writer) flows(t testing.TB, more int64) {
+	t.Helper()
+	want := w.steps.Load() + more
+	proc.Eventually(t, "synced steps", func() error {
+		select {
+		case err := <-w.ended:
+			w.ended <- err
+			t.Fatalf("the writer has ended: %v", err)
+		default:
+		}
+		if w.steps.Load() < want {
+			return errors.New("the file system stands still")
+		}
+		return nil
+	})
+}
+
+// stall returns how long the longest step took from act until it flows again.
+func (w *writer) stall(t testing.TB, act func()) time.Duration {
+	t.Helper()
+	w.longest.Store(0)
+	act()
+	w.flows(t, 20)
+	return time.Duration(w.longest.Load()).Round(time.Millisecond)
+}
+
+func TestExt4_ThroughTheRelay_LivesThroughKillAndSwitchovers(t *testing.T) {
+	needMount(t)
+	c := cluster.Up(t, cluster.Options{SizeBytes: 192 * cluster.MiB})
+	d, err := userdev.Attach(t.Context(), t.TempDir(), "r0", []string{c.URI("n1"), c.URI("n2")}, t.Output())
+	if err != nil {
+		t.Fatal(err)
+	}
+	fs, err := userdev.Mount(t.Context(), t.TempDir(), d)
+	if err != nil {
+		d.Stop()
+		t.Fatal(err)
+	}
+	mounted := true
+	t.Cleanup(func() {
+		if mounted {
+			fs.Kill()
+		}
+	})
+	before, err := fs.Options()
+	must(t, err)
+	w := startWriter(fs.Dir)
+	w.flows(t, 20)
+	other := map[string]string{"n1": "n2", "n2": "n1"}
+	primary := "n1"
+	for range 3 {
+		to := other[primary]
+		t.Logf("switchover to %s: stood still for %v", to, w.stall(t, func() { c.MustCLI(to, "switchover", "r0", "--to", to) }))
+		primary = to
+	}
+	c.WaitInSync(primary)
+	t.Logf("%s killed: stood still for %v", primary, w.stall(t, func() { c.Kill(primary) }))
+	c.Start(primary)
+	primary = other[primary]
+	c.WaitInSync(primary)
+	w.flows(t, 20)
+	w.stop.Store(true)
+	must(t, <-w.ended)
+	if after, err := fs.Options(); err != nil || after != before {
+		t.Errorf("mounted %s at first, now %s, %v", before, after, err)
+	}
+	must(t, fs.Again())
+	must(t, w.series.Verify(int(w.steps.Load())))
+	must(t, fs.Unmount())
+	mounted = false
+	c.Identical(primary)
+	for _, node := range c.DataNodes() {
+		proc.Run(t, "e2fsck", "-fn", c.Data(node))
+	}
 }

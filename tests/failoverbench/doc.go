@@ -7,6 +7,14 @@
 //	secondary   SIGKILL to the secondary's process
 //	idle        processor time of a lab that does nothing
 //
+//	mounted-kill, mounted-switchover
+//	            the same for an ext4 that a relay attaches: the longest time between two steps that were
+//	            synced, each some fsyncs (needs root, nbdfuse and loop devices)
+//	attach      from the start of a relay to a read that its device answers
+//
+// There is no kernel driver in the last three: package userdev stands in for it, so that they can be
+// measured where the module is missing. What it costs, more than the driver, counts against them.
+//
 // Two data nodes and a witness, default settings, files on tmpfs, all on this machine. The load is
 // light, 16 requests at a time with a pause after each, so that what is measured is the failover and
 // not the machine. Targets are printed beside the measures and never fail the run: a busy machine is

@@ -65,6 +65,11 @@ func run(ctx context.Context, o options) error {
 		}
 		rep.Results = append(rep.Results, res)
 	}
+	if chosen(o.only, "attach") {
+		if rep.Attach, err = attachTimes(ctx, o); err != nil {
+			bad = append(bad, fmt.Errorf("attach: %w", err))
+		}
+	}
 	if chosen(o.only, "idle") {
 		if rep.Idle, err = idle(ctx, o); err != nil {
 			bad = append(bad, fmt.Errorf("idle: %w", err))

@@ -12,8 +12,9 @@ import (
 
 // report is all that was measured.
 type report struct {
-	Results []*result   `json:"results"`
-	Idle    *idleResult `json:"idle,omitempty"`
+	Results []*result       `json:"results"`
+	Attach  []time.Duration `json:"attach_ns,omitempty"` // in the order of the runs
+	Idle    *idleResult     `json:"idle,omitempty"`
 }
 
 // idleTarget is what an idle lab of three nodes should use at most, in percent of a core.
@@ -34,6 +35,12 @@ func (r *report) print(w io.Writer) {
 			g[len(g)-1].Milliseconds(), beside(g[len(g)-1], res.Target.worst), res.Verdict)
 	}
 	t.Flush()
+	if len(r.Attach) > 0 {
+		a := slices.Sorted(slices.Values(r.Attach))
+		worst := a[len(a)-1]
+		fmt.Fprintf(w, "\nAttached, and a read answered, after %d ms in the median of %d; at worst %d %s.\n",
+			a[len(a)/2].Milliseconds(), len(a), worst.Milliseconds(), beside(worst, attachTarget))
+	}
 	if r.Idle != nil {
 		var each []string
 		for _, n := range slices.Sorted(maps.Keys(r.Idle.Nodes)) {

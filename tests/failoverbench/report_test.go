@@ -19,11 +19,12 @@ func TestReport_ShowsTargetsBesideMeasures_AndWhatWasMissed(t *testing.T) {
 			{Name: "kill", Target: target{600 * time.Millisecond, 1500 * time.Millisecond}, Gaps: ms(2000, 300, 400), Verdict: "right"},
 			{Name: "isolation", Verdict: "SKIPPED"},
 		},
-		Idle: &idleResult{Percent: 12.5, Nodes: map[string]float64{"n1": 5, "n2": 4, "w": 3.5}, For: 30 * time.Second},
+		Attach: ms(30, 250, 20),
+		Idle:   &idleResult{Percent: 12.5, Nodes: map[string]float64{"n1": 5, "n2": 4, "w": 3.5}, For: 30 * time.Second},
 	}
 	var b strings.Builder
 	r.print(&b)
-	for _, want := range []string{"400", "(600)", "2000", "(1500 MISSED)", "SKIPPED", "12.5 % of a core (3 MISSED)", "n1 5.0, n2 4.0, w 3.5"} {
+	for _, want := range []string{"400", "(600)", "2000", "(1500 MISSED)", "SKIPPED", "12.5 % of a core (3 MISSED)", "30 ms in the median of 3; at worst 250 (200 MISSED)", "n1 5.0, n2 4.0, w 3.5"} {
 		if !strings.Contains(b.String(), want) {
 			t.Errorf("%q is missing in:\n%s", want, b.String())
 		}

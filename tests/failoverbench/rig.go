@@ -27,9 +27,18 @@ type rig struct {
 	dir  string
 	lab  *lab.Lab
 	data []string // nodes with a replica
+	p    progress // of whatever writes; nil in an idle lab, as are the following
 	h    *history.History
-	l    *load.Load // nil in an idle lab
+	l    *load.Load
+	m    *mounted
 	kept bool
+}
+
+// progress is what is known of a load: how many writes were acknowledged so far, and when none was.
+type progress interface {
+	Now() time.Duration
+	Acked() int
+	LongestGap(from, to time.Duration) time.Duration
 }
 
 // up starts a cluster without load.
@@ -56,10 +65,19 @@ func up(ctx context.Context, o options, netns bool) (*rig, error) {
 }
 
 // start starts a cluster and a load that follows its primary.
-func start(ctx context.Context, o options, netns bool) (*rig, error) {
+func start(ctx context.Context, o options, s scenario) (*rig, error) {
+	netns := s.netns
 	r, err := up(ctx, o, netns)
 	if err != nil {
 		return nil, err
+	}
+	if s.mounted {
+		if r.m, err = mount(ctx, r); err != nil {
+			r.close()
+			return nil, err
+		}
+		r.p = r.m
+		return r, nil
 	}
 	r.h = history.New(deviceSize / history.Block)
 	lo := load.Options{History: r.h, Pause: 4 * time.Millisecond, Seed: 1}
@@ -75,7 +93,7 @@ func start(ctx context.Context, o options, netns bool) (*rig, error) {
 		}
 		lo.Servers = append(lo.Servers, s)
 	}
-	r.l = load.Start(lo)
+	r.p, r.l = r.h, load.Start(lo)
 	return r, nil
 }
 
@@ -83,6 +101,9 @@ func start(ctx context.Context, o options, netns bool) (*rig, error) {
 func (r *rig) close() {
 	if r.l != nil {
 		r.l.Stop()
+	}
+	if r.m != nil {
+		r.m.close()
 	}
 	ctx, cancel := context.WithTimeout(context.Background(), limit)
 	defer cancel()
@@ -120,9 +141,9 @@ func until(ctx context.Context, what string, check func() error) error {
 
 // flows returns when so many more writes were acknowledged.
 func (r *rig) flows(ctx context.Context, more int) error {
-	want := r.h.Acked() + more
+	want := r.p.Acked() + more
 	return until(ctx, "acknowledged writes", func() error {
-		if n := r.h.Acked(); n < want {
+		if n := r.p.Acked(); n < want {
 			return fmt.Errorf("%d of %d", n, want)
 		}
 		return nil
@@ -181,6 +202,9 @@ func (r *rig) judge(ctx context.Context) (string, error) {
 	defer cancel()
 	if _, err := r.whole(wait); err != nil {
 		return "SERVICE DID NOT COME BACK", err
+	}
+	if r.m != nil {
+		return r.m.judge(wait, r)
 	}
 	r.l.Stop()
 	if _, err := r.settled(wait); err != nil {

@@ -10,16 +10,18 @@ import (
 	"time"
 
 	"github.com/lockstep-ha/lockstep/internal/lab"
+	"github.com/lockstep-ha/lockstep/tests/internal/userdev"
 )
 
 // scenario is a way to lose a node.
 type scenario struct {
-	name   string
-	netns  bool
-	rests  bool // the cluster is left alone before each loss
-	target target
-	lose   func(ctx context.Context, r *rig, primary, secondary string) error
-	repair func(ctx context.Context, r *rig, primary, secondary string) error // nil: nothing is broken
+	name    string
+	netns   bool
+	mounted bool // the load is a file system
+	rests   bool // the cluster is left alone before each loss
+	target  target
+	lose    func(ctx context.Context, r *rig, primary, secondary string) error
+	repair  func(ctx context.Context, r *rig, primary, secondary string) error // nil: nothing is broken
 }
 
 // target is what a gap should be. 0: none is set.
@@ -28,10 +30,7 @@ type target struct{ median, worst time.Duration }
 var scenarios = []scenario{
 	{
 		name: "kill", rests: true, target: target{600 * time.Millisecond, 1500 * time.Millisecond},
-		lose: func(ctx context.Context, r *rig, primary, _ string) error {
-			return r.lab.Kill(ctx, primary, syscall.SIGKILL)
-		},
-		repair: func(ctx context.Context, r *rig, primary, _ string) error { return r.lab.Start(ctx, primary) },
+		lose: killPrimary, repair: startPrimary,
 	},
 	{
 		name: "isolation", netns: true, rests: true, target: target{0, 2 * time.Second},
@@ -40,12 +39,7 @@ var scenarios = []scenario{
 		},
 		repair: func(_ context.Context, r *rig, _, _ string) error { return r.lab.Heal() },
 	},
-	{
-		name: "switchover", target: target{100 * time.Millisecond, 0},
-		lose: func(ctx context.Context, r *rig, primary, secondary string) error {
-			return r.lab.Client(primary).Switchover(ctx, resource, secondary)
-		},
-	},
+	{name: "switchover", target: target{100 * time.Millisecond, 0}, lose: switchOver},
 	{
 		name: "secondary", target: target{0, 500 * time.Millisecond},
 		lose: func(ctx context.Context, r *rig, _, secondary string) error {
@@ -53,6 +47,23 @@ var scenarios = []scenario{
 		},
 		repair: func(ctx context.Context, r *rig, _, secondary string) error { return r.lab.Start(ctx, secondary) },
 	},
+	{
+		name: "mounted-kill", mounted: true, rests: true, target: target{0, 1500 * time.Millisecond},
+		lose: killPrimary, repair: startPrimary,
+	},
+	{name: "mounted-switchover", mounted: true, target: target{0, 200 * time.Millisecond}, lose: switchOver},
+}
+
+func killPrimary(ctx context.Context, r *rig, primary, _ string) error {
+	return r.lab.Kill(ctx, primary, syscall.SIGKILL)
+}
+
+func startPrimary(ctx context.Context, r *rig, primary, _ string) error {
+	return r.lab.Start(ctx, primary)
+}
+
+func switchOver(ctx context.Context, r *rig, primary, secondary string) error {
+	return r.lab.Client(primary).Switchover(ctx, resource, secondary)
 }
 
 // result is what a scenario came to.
@@ -71,7 +82,11 @@ func measure(ctx context.Context, o options, s scenario) (*result, error) {
 		res.Verdict = "SKIPPED: network namespaces need root"
 		return res, nil
 	}
-	r, err := start(ctx, o, s.netns)
+	if missing := userdev.Missing(); s.mounted && missing != "" {
+		res.Verdict = "SKIPPED: " + missing
+		return res, nil
+	}
+	r, err := start(ctx, o, s)
 	if err != nil {
 		res.Verdict = "did not start"
 		return res, err
@@ -118,7 +133,7 @@ func (r *rig) once(ctx context.Context, s scenario, rest time.Duration) (gap tim
 	}
 	i := slices.IndexFunc(r.data, func(n string) bool { return n != primary })
 	secondary := r.data[i]
-	at := r.h.Now()
+	at := r.p.Now()
 	if err := s.lose(ctx, r, primary, secondary); err != nil {
 		return 0, err
 	}
@@ -126,7 +141,7 @@ func (r *rig) once(ctx context.Context, s scenario, rest time.Duration) (gap tim
 	if err := r.flows(ctx, 200); err != nil {
 		return 0, err
 	}
-	gap = r.h.LongestGap(at, r.h.Now())
+	gap = r.p.LongestGap(at, r.p.Now())
 	if s.repair != nil {
 		if err := s.repair(ctx, r, primary, secondary); err != nil {
 			return gap, err

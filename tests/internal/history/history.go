@@ -209,14 +209,18 @@ func (h *History) Counts() string {
 	return fmt.Sprintf("%d operations, %d writes acknowledged, %d reads, %d of unknown outcome", len(h.ops), len(h.acked), h.reads, open)
 }
 
-// LongestGap returns the longest time without an acknowledged write that reaches into the window:
-// from the last acknowledgement before it to the first after it. Where there is none before or
-// after, the window's own end counts.
+// LongestGap returns the longest time without an acknowledged write that reaches into the window; see LongestGap.
 func (h *History) LongestGap(from, to time.Duration) time.Duration {
 	h.mu.Lock()
 	defer h.mu.Unlock()
+	return LongestGap(h.acked, from, to)
+}
+
+// LongestGap returns the longest time between two of acked, which are in order, that reaches into the window: from the
+// last one before it to the first one after it. Where there is none before or after, the window's own end counts.
+func LongestGap(acked []time.Duration, from, to time.Duration) time.Duration {
 	last, longest := from, time.Duration(0)
-	for _, at := range h.acked {
+	for _, at := range acked {
 		if at <= from {
 			last = at
 			continue

@@ -30,7 +30,7 @@ func fill(args []string) error {
 		return err
 	}
 	defer to.Close()
-	src := rand.NewChaCha8(seed(0, uint64(*mib)))
+	src := rand.NewChaCha8([32]byte{byte(*mib)})
 	want, got := make([]byte, 1<<20), make([]byte, 1<<20)
 	var worst struct{ free, dirty int } // KiB
 	begun := time.Now()
