@@ -23,7 +23,7 @@ type Env struct {
 	TLS      func() (*tls.Config, error)             // nil: none
 	// Claim takes a device for this process alone, so that nobody mounts it, and returns when what was
 	// written to it is on its way no more. ErrBusy: somebody uses it.
-	Claim func(ctx context.Context, path string, readOnly bool) (release func(), err error)
+	Claim func(ctx context.Context, path string) (release func(), err error)
 }
 
 // Limits of what ends an attachment.
@@ -283,7 +283,7 @@ func (h *host) disconnect(o detachOrder, over func()) error {
 		return h.disconnected(h.env.Kernel.Disconnect(h.device.index))
 	}
 	if h.env.Claim != nil {
-		release, err := h.env.Claim(o.ctx, h.state.Spec.Device, h.state.Spec.ReadOnly)
+		release, err := h.env.Claim(o.ctx, h.state.Spec.Device)
 		if err != nil {
 			return err
 		}

@@ -187,7 +187,7 @@ func TestDetach_InUse_IsRefused_AndTheDeviceGoesOn(t *testing.T) {
 	b := newBench(t)
 	ctx, cancel := context.WithCancel(context.Background())
 	env := b.env()
-	env.Claim = func(context.Context, string, bool) (func(), error) { return nil, ErrBusy }
+	env.Claim = func(context.Context, string) (func(), error) { return nil, ErrBusy }
 	ready, done := make(chan Status, 1), make(chan error, 1)
 	go func() { done <- Serve(ctx, b.s, env, func(st Status) { ready <- st }) }()
 	t.Cleanup(func() { cancel(); <-done })
