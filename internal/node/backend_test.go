@@ -116,6 +116,27 @@ func TestPromote_ThatDoesNotServeInTimeSaysWhy(t *testing.T) {
 	}
 }
 
+// As when the cluster promotes by itself in the moment in which an operator does.
+func TestPromote_OfWhoIsAboutToServe_BeginsNoOtherEpoch(t *testing.T) {
+	c := newFakeCluster(t, "n1", "n2", "w")
+	c.create("n1", "n2")
+	n1 := c.nodes["n1"]
+	rep := n1.opener.replica("r0")
+	rep.mu.Lock()
+	rep.stuck = true
+	rep.mu.Unlock()
+	for range 2 {
+		ctx, cancel := context.WithTimeout(t.Context(), 200*time.Millisecond)
+		if err := n1.Promote(ctx, "r0", control.PromoteOptions{}); !errors.Is(err, control.ErrOutcomeUnknown) {
+			t.Errorf("%v", err)
+		}
+		cancel()
+	}
+	if rec := c.record("r0"); rec.Epoch != 1 || len(rec.Lineage) != 1 {
+		t.Errorf("promoted twice: epoch %d, lineage %v", rec.Epoch, rec.Lineage)
+	}
+}
+
 func TestPromote_NoQuorumChangesNothing(t *testing.T) {
 	c := newFakeCluster(t, "n1", "n2", "w")
 	c.create("n1", "n2")

@@ -11,8 +11,8 @@ import (
 	"github.com/lockstep-ha/lockstep/replication"
 )
 
-// Promote makes this process primary in a new epoch and returns when it serves. If it is primary
-// and serves already, nothing is done.
+// Promote makes this process primary in a new epoch and returns when it serves. If it is primary already, nothing is
+// done: another epoch would end the connections of those who use it.
 func (b *backend) Promote(ctx context.Context, resource string, opts control.PromoteOptions) error {
 	w, _, err := b.local(resource)
 	if err != nil {
@@ -45,8 +45,8 @@ func (b *backend) promote(ctx context.Context, w *worker, opts control.PromoteOp
 	cand := candidate{rec: rec, self: self, fault: fault, opts: opts, others: b.views(ctx, rec)}
 	if rep != nil {
 		cand.status, cand.fault = rep.Status(), nil
-		if rep.Serving() && rec.Primary == self {
-			return nil
+		if rec.Primary == self {
+			return b.awaitServing(ctx, w, rep, rec.Epoch)
 		}
 	}
 	epoch, err := b.proposePromote(ctx, w, cand)
@@ -73,10 +73,13 @@ func (b *backend) awaitServing(ctx context.Context, w *worker, rep replica, epoc
 }
 
 // proposePromote asks the ledger until it has answered, judging each newer record anew, and
-// returns the epoch.
+// returns the epoch. If another has made this process primary meanwhile, it is that one's.
 func (b *backend) proposePromote(ctx context.Context, w *worker, cand candidate) (uint64, error) {
 	return b.crown(ctx, w, cand.rec, cand.self, func(rec *quorum.Resource, generation uint64) (*quorum.Command, error) {
 		cand.rec = rec
+		if rec.Primary == cand.self {
+			return nil, nil
+		}
 		if err := judge(cand); err != nil {
 			return nil, err
 		}
