@@ -163,7 +163,7 @@ func (a *app) relayCmd() *cobra.Command {
 		Use: "relay", Short: "Serve a device of this host (started by attach)", Hidden: true, Args: cobra.NoArgs,
 		RunE: a.stream(func(ctx context.Context, _ []string) error {
 			log := slog.New(slog.NewTextHandler(a.err, nil))
-			return attach.Child(a.in, func(spec attach.Spec, ready func(attach.Status)) error {
+			return attach.Child(ctx, a.in, func(ctx context.Context, spec attach.Spec, ready func(attach.Status)) error {
 				return serveRelay(ctx, spec, log, ready)
 			})
 		}),

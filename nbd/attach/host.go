@@ -167,6 +167,9 @@ func (h *host) bringUp(ctx context.Context, taken bool) ([]net.Conn, error) {
 		return make([]net.Conn, h.state.Spec.Connections), nil
 	}
 	conns, err := h.attach(ctx)
+	if err == nil && ctx.Err() != nil { // nobody waits for it any more
+		err = context.Cause(ctx)
+	}
 	if err == nil {
 		return conns, nil
 	}

@@ -2,7 +2,6 @@ package attach
 
 import (
 	"bufio"
-	"bytes"
 	"context"
 	"encoding/json"
 	"errors"
@@ -11,6 +10,7 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"sync/atomic"
 	"syscall"
 )
 
@@ -26,7 +26,8 @@ func LogPath(dir, device string) string {
 }
 
 // Start starts a relay as a process of its own, with argv, and returns once its device can be used. The
-// process reads spec from its standard input (Child). When ctx ends before, it is told to stop.
+// process reads spec from its standard input (Child). When ctx ends before, it is told to stop; when this process
+// ends before, it stops by itself.
 func Start(ctx context.Context, spec Spec, argv []string) (Status, error) {
 	in, err := json.Marshal(spec)
 	if err != nil {
@@ -47,14 +48,21 @@ func Start(ctx context.Context, spec Spec, argv []string) (Status, error) {
 	defer r.Close()
 	cmd := exec.Command(argv[0], argv[1:]...)
 	cmd.Dir = "/"
-	cmd.Stdin, cmd.Stdout, cmd.Stderr = bytes.NewReader(in), log, log
+	cmd.Stdout, cmd.Stderr = log, log
 	cmd.ExtraFiles = []*os.File{w}
 	cmd.SysProcAttr = &syscall.SysProcAttr{Setsid: true}
+	stdin, err := cmd.StdinPipe()
+	if err != nil {
+		w.Close()
+		return Status{}, err
+	}
+	defer stdin.Close()
 	err = cmd.Start()
 	w.Close()
 	if err != nil {
 		return Status{}, fmt.Errorf("start the relay: %w", err)
 	}
+	_, _ = stdin.Write(in) // a relay that has ended says so below
 	stop := context.AfterFunc(ctx, func() { _ = cmd.Process.Signal(syscall.SIGTERM) })
 	defer stop()
 	line, err := bufio.NewReader(r).ReadBytes('\n')
@@ -85,29 +93,38 @@ func openLog(path string) (*os.File, error) {
 }
 
 // Child is the process that Start starts: it reads its spec from in and has serve serve it; what
-// becomes of that goes to whoever has started it.
-func Child(in io.Reader, serve func(spec Spec, ready func(Status)) error) error {
+// becomes of that goes to whoever has started it. If that one goes before, which ends in, the context of serve ends:
+// nobody would know of the device, nor end it.
+func Child(ctx context.Context, in io.Reader, serve func(ctx context.Context, spec Spec, ready func(Status)) error) error {
+	ctx, giveUp := context.WithCancelCause(ctx)
+	defer giveUp(nil)
 	tell := os.NewFile(readyFD, "ready")
-	var spec Spec
-	err := json.NewDecoder(in).Decode(&spec)
-	told := false
+	var told atomic.Bool
 	say := func(a answer) {
-		b, err := json.Marshal(a)
-		if err == nil && !told {
+		if !told.CompareAndSwap(false, true) {
+			return
+		}
+		if b, err := json.Marshal(a); err == nil {
 			_, _ = tell.Write(append(b, '\n')) // whoever wanted to know may have gone
-			tell.Close()
 		}
-		told = true
+		tell.Close()
 	}
+	var spec Spec
+	dec := json.NewDecoder(in)
+	err := dec.Decode(&spec)
 	if err == nil {
-		err = serve(spec, func(st Status) { say(answer{Status: &st}) })
+		go func() {
+			_, _ = io.Copy(io.Discard, io.MultiReader(dec.Buffered(), in))
+			if !told.Load() {
+				giveUp(errors.New("whoever asked for the device has gone"))
+			}
+		}()
+		err = serve(ctx, spec, func(st Status) { say(answer{Status: &st}) })
 	}
-	if !told {
-		r := ReportOf(err)
-		if err == nil {
-			r = Report{Text: "the relay was stopped before it was ready"}
-		}
-		say(answer{Report: &r})
+	r := ReportOf(err)
+	if err == nil {
+		r = Report{Text: "the relay was stopped before it was ready"}
 	}
+	say(answer{Report: &r})
 	return err
 }

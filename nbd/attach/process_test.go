@@ -3,7 +3,10 @@ package attach
 import (
 	"context"
 	"errors"
+	"fmt"
 	"os"
+	"os/exec"
+	"path/filepath"
 	"strings"
 	"syscall"
 	"testing"
@@ -15,11 +18,24 @@ import (
 const childEnv = "LOCKSTEP_TEST_RELAY"
 
 func TestMain(m *testing.M) {
-	if os.Getenv(childEnv) == "" {
+	switch os.Getenv(childEnv) {
+	case "":
 		os.Exit(m.Run())
+	case "starter":
+		os.Setenv(childEnv, "1")
+		_, err := Start(context.Background(), Spec{Resource: "waits", Device: "/dev/nbd3", Dir: os.Args[1]}, []string{os.Args[0]})
+		fmt.Println(err)
+		os.Exit(1)
 	}
-	err := Child(os.Stdin, func(spec Spec, ready func(Status)) error {
+	err := Child(context.Background(), os.Stdin, func(ctx context.Context, spec Spec, ready func(Status)) error {
 		switch spec.Resource {
+		case "waits":
+			note := func(name string) error { return os.WriteFile(filepath.Join(spec.Dir, name), nil, 0o600) }
+			if err := note("begun"); err != nil {
+				return err
+			}
+			<-ctx.Done()
+			return note("ended")
 		case "held":
 			return &Refusal{Why: ErrHeld, Text: "held by h2"}
 		case "dies":
@@ -68,6 +84,32 @@ func TestStart_ErrorsArriveAsWhatTheyAre(t *testing.T) {
 	if _, err := startChild(t, "dies"); err == nil || !strings.Contains(err.Error(), "nbd3.log") {
 		t.Errorf("%v", err)
 	}
+}
+
+// Killed, and so not able to say anything to the relay.
+func TestStart_WhoeverAskedDies_RelayThatIsNotReadyEnds(t *testing.T) {
+	self, err := os.Executable()
+	if err != nil {
+		t.Fatal(err)
+	}
+	dir := t.TempDir()
+	starter := exec.Command(self, dir)
+	starter.Env = append(os.Environ(), childEnv+"=starter")
+	if err := starter.Start(); err != nil {
+		t.Fatal(err)
+	}
+	there := func(name string) func() bool {
+		return func() bool { _, err := os.Stat(filepath.Join(dir, name)); return err == nil }
+	}
+	await(t, "the relay has begun", there("begun"))
+	if there("ended")() {
+		t.Fatal("the relay ended with its starter there")
+	}
+	if err := starter.Process.Kill(); err != nil {
+		t.Fatal(err)
+	}
+	_ = starter.Wait()
+	await(t, "the relay has ended", there("ended"))
 }
 
 func TestReport_KeepsWhatCallersDecideOn(t *testing.T) {

@@ -165,8 +165,32 @@ func (s *State) remove() error { return os.Remove(statePath(s.Spec.Dir, s.Spec.n
 // ErrAttached means that a relay for the device runs.
 var ErrAttached = errors.New("a relay for the device runs already")
 
+// lockWait is how long a relay waits for a lock: Running holds it for a moment.
+const lockWait = 200 * time.Millisecond
+
 // lock makes this process the only one that works on a device, until it ends or the file is closed.
 func lock(dir, name string) (*os.File, error) {
+	for end := time.Now().Add(lockWait); ; time.Sleep(lockWait / 20) {
+		f, err := tryLock(dir, name)
+		if !errors.Is(err, ErrAttached) || time.Now().After(end) {
+			return f, err
+		}
+	}
+}
+
+// Running reports whether a relay works on a device. One that has made none yet does not answer Query.
+func Running(dir, device string) (bool, error) {
+	f, err := tryLock(dir, filepath.Base(device))
+	if errors.Is(err, ErrAttached) {
+		return true, nil
+	}
+	if err != nil {
+		return false, err
+	}
+	return false, f.Close()
+}
+
+func tryLock(dir, name string) (*os.File, error) {
 	if err := os.MkdirAll(dir, 0o700); err != nil {
 		return nil, err
 	}

@@ -23,8 +23,12 @@ func Holder(node string) string { return node + holderSuffix }
 // OfServices reports whether an attachment was made by the services of a node.
 func OfServices(holder string) bool { return strings.HasSuffix(holder, holderSuffix) }
 
-// resumePause is the time between two tries to start a relay for a device that has none.
-const resumePause = time.Second
+const (
+	// resumePause is the time between two tries to start a relay for a device that has none.
+	resumePause = time.Second
+	// settlePause is the time between two looks at a relay that is about to end.
+	settlePause = 20 * time.Millisecond
+)
 
 // Config says which device of this host shows which resource.
 type Config struct {
@@ -57,6 +61,9 @@ func New(cfg Config) *Device {
 func (d *Device) Start(ctx context.Context) error {
 	d.mu.Lock()
 	defer d.mu.Unlock()
+	if err := d.settle(ctx); err != nil {
+		return err
+	}
 	st, err := attach.LoadState(d.cfg.Dir, filepath.Base(d.cfg.Device))
 	// Without the key in the state file not even this host can go on with what it had.
 	own := errors.Is(err, os.ErrNotExist) || err == nil && st.Ended != ""
@@ -70,6 +77,9 @@ func (d *Device) Start(ctx context.Context) error {
 func (d *Device) Stop(ctx context.Context) error {
 	d.mu.Lock()
 	defer d.mu.Unlock()
+	if err := d.settle(ctx); err != nil {
+		return err
+	}
 	gone, err := d.gone()
 	if err != nil {
 		return err
@@ -77,6 +87,12 @@ func (d *Device) Stop(ctx context.Context) error {
 	if gone {
 		d.forget(ctx)
 		return nil
+	}
+	if _, err := attach.Query(ctx, d.cfg.Dir, d.cfg.Device); errors.Is(err, attach.ErrNoRelay) {
+		// What was written to it waits in the kernel for a relay.
+		if err := d.attach(ctx); err != nil {
+			return err
+		}
 	}
 	err = d.run(ctx, "detach", d.cfg.Device, "--state-dir", d.cfg.Dir)
 	if err != nil {
@@ -86,6 +102,29 @@ func (d *Device) Stop(ctx context.Context) error {
 		}
 	}
 	return err
+}
+
+// settle returns when no relay is about to make the device: a start that was broken off has left one, which finds
+// that nobody waits for it, and ends.
+func (d *Device) settle(ctx context.Context) error {
+	for {
+		st, err := attach.LoadState(d.cfg.Dir, filepath.Base(d.cfg.Device))
+		if err == nil && st.Spec.Resource != d.cfg.Resource {
+			return nil // somebody else's
+		}
+		running, err := attach.Running(d.cfg.Dir, d.cfg.Device)
+		if err != nil || !running {
+			return err
+		}
+		if _, err := attach.Query(ctx, d.cfg.Dir, d.cfg.Device); err == nil {
+			return nil // it has made it
+		}
+		select {
+		case <-time.After(settlePause):
+		case <-ctx.Done():
+			return fmt.Errorf("%s: a relay that was started before is neither ready nor ends: %w", d.cfg.Device, context.Cause(ctx))
+		}
+	}
 }
 
 // Monitor returns nil while the device can be used, if only in a while: a relay that waits for a primary is

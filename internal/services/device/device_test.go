@@ -8,6 +8,7 @@ import (
 	"os"
 	"path/filepath"
 	"strings"
+	"syscall"
 	"testing"
 	"time"
 
@@ -127,7 +128,9 @@ func TestStart_IsGivenItsTime(t *testing.T) {
 }
 
 func TestStop(t *testing.T) {
-	gone := `rm "$4/nbd0.json"`
+	// No relay of these lives, so that one is started first for what has a device.
+	gone := `[ "$1" = attach ] || rm "$4/nbd0.json"`
+	both := []string{"attach r0 /dev/nbd0", "detach /dev/nbd0"}
 	for name, c := range map[string]struct {
 		prepare func(*rig)
 		script  string
@@ -139,9 +142,9 @@ func TestStop(t *testing.T) {
 		"it was ended elsewhere":            {func(r *rig) { r.state("r0", "superseded", false) }, gone, []string{"detach /dev/nbd0"}, ""},
 		"that cannot be forgotten":          {func(r *rig) { r.state("r0", "superseded", false) }, "exit 1", []string{"detach /dev/nbd0"}, ""},
 		"only the record is left":           {prepare: func(r *rig) { r.state("r0", "", false) }},
-		"attached":                          {func(r *rig) { r.state("r0", "", true) }, gone, []string{"detach /dev/nbd0"}, ""},
-		"the device went, the record stays": {func(r *rig) { r.state("r0", "", true) }, gone + "; exit 1", []string{"detach /dev/nbd0"}, ""},
-		"in use":                            {func(r *rig) { r.state("r0", "", true) }, "echo in use; exit 1", []string{"detach /dev/nbd0"}, "in use"},
+		"attached":                          {func(r *rig) { r.state("r0", "", true) }, gone, both, ""},
+		"the device went, the record stays": {func(r *rig) { r.state("r0", "", true) }, gone + `; [ "$1" = attach ]`, both, ""},
+		"in use":                            {func(r *rig) { r.state("r0", "", true) }, `[ "$1" = attach ] || { echo in use; exit 1; }`, both, "in use"},
 	} {
 		t.Run(name, func(t *testing.T) {
 			r := newRig(t, c.script)
@@ -151,6 +154,36 @@ func TestStop(t *testing.T) {
 				t.Errorf("%v, want %q", err, c.fails)
 			}
 			r.wantCalls(c.calls...)
+		})
+	}
+}
+
+// A start that was broken off leaves a relay, which ends by itself, but not at once.
+func TestStop_AndStart_WaitForARelayThatIsAboutToEnd(t *testing.T) {
+	for name, op := range map[string]func(*rig, context.Context) error{
+		"stop":  func(r *rig, ctx context.Context) error { return r.Stop(ctx) },
+		"start": func(r *rig, ctx context.Context) error { return r.Start(ctx) },
+	} {
+		t.Run(name, func(t *testing.T) {
+			r := newRig(t, "")
+			r.state("r0", "", false)
+			relay, err := os.Create(filepath.Join(r.dir, "nbd0.lock"))
+			if err != nil {
+				t.Fatal(err)
+			}
+			defer relay.Close()
+			if err := syscall.Flock(int(relay.Fd()), syscall.LOCK_EX); err != nil {
+				t.Fatal(err)
+			}
+			ctx, cancel := context.WithTimeout(t.Context(), 100*time.Millisecond)
+			defer cancel()
+			if err := op(r, ctx); !errors.Is(err, context.DeadlineExceeded) || len(r.calls()) != 0 {
+				t.Errorf("with a relay under way: %v, calls %q", err, r.calls())
+			}
+			time.AfterFunc(100*time.Millisecond, func() { relay.Close() })
+			if err := op(r, t.Context()); err != nil {
+				t.Error(err)
+			}
 		})
 	}
 }
