@@ -23,6 +23,7 @@ if ! ls /usr/lib/*/qemu/block-*.so >/dev/null 2>&1; then need qemu-block-extra; 
 [ -e /usr/share/doc/busybox-static ] || need busybox-static
 # The server, whose programs are in no path.
 ls /usr/lib/postgresql/*/bin/pg_amcheck >/dev/null 2>&1 || need postgresql
+[ -e /usr/lib/systemd/system/dbus.service ] || need dbus
 [ -e /usr/lib/ocf/resource.d/heartbeat/Dummy ] || need resource-agents
 command -v fio >/dev/null 2>&1 && ! fio --enghelp 2>/dev/null | grep -qw nbd && need fio
 

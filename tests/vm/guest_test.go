@@ -178,3 +178,11 @@ func awaitSteps(t testing.TB, w *rig.Cmd, more int) {
 		t.Fatal(err)
 	}
 }
+
+// step runs a part of a test and logs how long it took.
+func step(t testing.TB, name string, f func()) {
+	t.Helper()
+	begun := time.Now()
+	f()
+	t.Logf("%s: %v", name, time.Since(begun).Round(time.Millisecond))
+}

@@ -219,22 +219,17 @@ func TestHosts_DeviceAndMountFollow_AndWhatALostPrimaryLeftIsTakenAway(t *testin
 	t.Parallel()
 	s := startHosts(t)
 	one, two := s.all[0], s.all[1]
-	step := func(name string, f func()) {
-		begun := time.Now()
-		f()
-		t.Logf("%s: %v", name, time.Since(begun).Round(time.Millisecond))
-	}
-	step("the host loses its power", func() {
+	step(t, "the host loses its power", func() {
 		s.lost(one, two, func() { t.Logf("power cut: %v", one.vm.PowerCut(5)) }, func(*rig.Cmd) {})
 	})
-	step("it comes back", func() {
+	step(t, "it comes back", func() {
 		one.boot()
 		one.daemon = one.serve("n1")
 		s.inSync(two)
 		one.clean()
 		s.move(two, one)
 	})
-	step("the daemon is killed, and its host lives", func() {
+	step(t, "the daemon is killed, and its host lives", func() {
 		s.inSync(one)
 		s.lost(one, two, one.daemon.Kill, failed(t))
 		one.run(`grep -q /srv/data /proc/mounts`)
@@ -244,7 +239,7 @@ func TestHosts_DeviceAndMountFollow_AndWhatALostPrimaryLeftIsTakenAway(t *testin
 		s.inSync(two)
 		s.move(two, one)
 	})
-	step("the host is cut off", func() {
+	step(t, "the host is cut off", func() {
 		s.inSync(one)
 		s.lost(one, two, func() { s.net.Pull(1, true) }, func(w *rig.Cmd) {
 			s.net.Pull(1, false)

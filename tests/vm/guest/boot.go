@@ -20,6 +20,10 @@ const modulesFile = "/etc/modules"
 // problemsFile hands what went wrong to the agent.
 const problemsFile = "/run/problems"
 
+// systemScript, where there is one, becomes process 1 once modules are loaded, and makes another system process 1 in
+// turn. The agent is that system's to start.
+const systemScript = "/bin/system"
+
 // boot is process 1. It returns never: a kernel whose process 1 ends panics, which is what should
 // happen when there is no agent to talk to.
 func boot() {
@@ -45,7 +49,11 @@ func boot() {
 	note("load modules", loadModules(modulesFile))
 	note("loopback", exec.Command("ip", "link", "set", "lo", "up").Run())
 	note("write problems", os.WriteFile(problemsFile, []byte(strings.Join(problems, "\n")), 0o600))
-
+	if _, err := os.Stat(systemScript); err == nil {
+		err := syscall.Exec("/bin/sh", []string{"sh", systemScript}, os.Environ())
+		fmt.Println("guest:", systemScript, err)
+		os.Exit(1)
+	}
 	agent, err := os.StartProcess("/proc/self/exe", []string{"guest", "agent"}, &os.ProcAttr{
 		Env: os.Environ(), Files: []*os.File{os.Stdin, os.Stdout, os.Stderr},
 	})

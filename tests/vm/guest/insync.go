@@ -13,12 +13,14 @@ import (
 )
 
 // inSync asks n1 and n2 until one of them serves r0 with both in the set, and prints its name; with -services, until
-// what follows the primary of r0 runs on that node. One program that asks is cheaper than a script that starts one
+// what follows the primary of r0 runs on that node; with -socket, it asks only the node behind that, which has to be the
+// primary. One program that asks is cheaper than a script that starts one
 // for each question: in an emulated machine a start takes longer than an answer.
 func inSync(args []string) error {
 	f := flag.NewFlagSet("insync", flag.ContinueOnError)
 	dir := f.String("dir", "", "")
 	services := f.String("services", "", "")
+	socket := f.String("socket", "", "of the only node to ask; empty: those below dir")
 	within := f.Duration("within", 95*time.Second, "")
 	if err := f.Parse(args); err != nil {
 		return err
@@ -27,14 +29,21 @@ func inSync(args []string) error {
 	if *services != "" {
 		ready, nodes = servicesRun, []string{*services}
 	}
+	sockets := map[string]string{}
+	for _, n := range nodes {
+		sockets[n] = filepath.Join(*dir, n, "control.sock")
+	}
+	if *socket != "" {
+		sockets = map[string]string{"this node": *socket}
+	}
 	over := time.After(*within)
 	tick := time.NewTicker(100 * time.Millisecond)
 	defer tick.Stop()
 	for {
 		var why error
-		for _, n := range nodes {
+		for n, socket := range sockets {
 			ctx, cancel := context.WithTimeout(context.Background(), 5*time.Second)
-			st, err := control.NewClient(filepath.Join(*dir, n, "control.sock")).Status(ctx, "r0")
+			st, err := control.NewClient(socket).Status(ctx, "r0")
 			cancel()
 			if err == nil && len(st.Resources) == 1 {
 				if err = ready(st.Resources[0]); err == nil {

@@ -6,6 +6,7 @@ import (
 	"encoding/binary"
 	"errors"
 	"fmt"
+	"hash/crc32"
 	"io"
 	"io/fs"
 	"os"
@@ -30,7 +31,12 @@ type Kernel struct {
 var kept = []string{
 	"arch/x86/crypto/", "crypto/", "lib/", "drivers/virtio/", "drivers/block/", "drivers/char/", "drivers/md/",
 	"drivers/watchdog/", "drivers/net/virtio_net.ko", "drivers/net/net_failover.ko", "net/core/", "net/netfilter/",
-	"fs/ext4/", "fs/jbd2/", "fs/mbcache.ko", "fs/xfs/", "fs/overlayfs/", "fs/fscache/", "fs/netfs/",
+	"fs/ext4/", "fs/jbd2/", "fs/mbcache.ko", "fs/xfs/", "fs/overlayfs/", "fs/fscache/", "fs/netfs/", "fs/9p/", "net/9p/",
+}
+
+// unpackedName is the directory of what is kept: another list of parts is another directory.
+func unpackedName() string {
+	return fmt.Sprintf("kernel-%08x", crc32.ChecksumIEEE([]byte(strings.Join(kept, "\n"))))
 }
 
 // FindKernel returns the kernel that Debian would install on this machine. It downloads its package once, without
@@ -110,7 +116,7 @@ func lock(path string) (unlock func(), err error) {
 
 // unpacked returns the kernel that is there already.
 func unpacked(dir string) (Kernel, error) {
-	boot := filepath.Join(dir, "kernel", "boot")
+	boot := filepath.Join(dir, unpackedName(), "boot")
 	images, err := filepath.Glob(filepath.Join(boot, "vmlinuz-*"))
 	if err != nil {
 		return Kernel{}, err
@@ -119,7 +125,7 @@ func unpacked(dir string) (Kernel, error) {
 		return Kernel{}, fmt.Errorf("%d kernels in %s: %w", len(images), dir, fs.ErrNotExist)
 	}
 	version := strings.TrimPrefix(filepath.Base(images[0]), "vmlinuz-")
-	modules := filepath.Join(dir, "kernel", "lib", "modules", version, "kernel")
+	modules := filepath.Join(dir, unpackedName(), "lib", "modules", version, "kernel")
 	return Kernel{Version: version, Image: filepath.Join(boot, "vmlinux"), modules: modules}, nil
 }
 
@@ -142,7 +148,7 @@ func kernelPackage() (string, error) {
 	return pkg, nil
 }
 
-// fetch downloads a kernel package and unpacks it to dir/kernel, in one step for whoever looks.
+// fetch downloads a kernel package and unpacks it below dir, in one step for whoever looks.
 func fetch(dir, pkg string) error {
 	tmp, err := os.MkdirTemp(dir, "fetch-")
 	if err != nil {
@@ -168,7 +174,7 @@ func fetch(dir, pkg string) error {
 	if err := inflate(filepath.Join(tmp, "kernel")); err != nil {
 		return fmt.Errorf("inflate the kernel of %s: %w", pkg, err)
 	}
-	return os.Rename(filepath.Join(tmp, "kernel"), filepath.Join(dir, "kernel"))
+	return os.Rename(filepath.Join(tmp, "kernel"), filepath.Join(dir, unpackedName()))
 }
 
 // inflate writes boot/vmlinux, the kernel that vmlinuz would unpack by itself: five seconds, emulated, at every

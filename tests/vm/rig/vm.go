@@ -31,6 +31,7 @@ type Config struct {
 	Append    string   // to the kernel's command line
 	Network   *Network // nil: none
 	Machine   int      // which one it is in its network, from 1 on
+	Share     string   // a directory of this machine that the guest may read: 9p, mount tag "share"; "" is none
 }
 
 // ErrGone means that the machine has ended, by itself or because it was killed.
@@ -128,6 +129,11 @@ func (c Config) args(port string) []string {
 		"-device", "virtio-serial-pci",
 		"-chardev", "socket,id=port,path=" + port,
 		"-device", "virtserialport,chardev=port,name=" + talk.Port,
+	}
+	if c.Share != "" {
+		args = append(args,
+			"-fsdev", "local,id=share,security_model=none,readonly=on,multidevs=remap,path="+c.Share,
+			"-device", "virtio-9p-pci,fsdev=share,mount_tag=share")
 	}
 	for i, d := range c.Disks {
 		id := "d" + strconv.Itoa(i)
@@ -262,6 +268,11 @@ var _ io.Writer = (*serialLog)(nil)
 // CPU returns how much processor time the emulation has used so far: on a machine that is shared it says more
 // than the time of day.
 func (v *VM) CPU() time.Duration {
+	select {
+	case <-v.ended:
+		return v.qemu.ProcessState.UserTime() + v.qemu.ProcessState.SystemTime()
+	default:
+	}
 	b, err := os.ReadFile(fmt.Sprintf("/proc/%d/stat", v.qemu.Process.Pid))
 	if err != nil {
 		return 0
