@@ -39,7 +39,7 @@ func (s *site) refused(script string, wants ...string) {
 // On one machine, one after the other: what attach refuses, and two file systems that live through whatever happens
 // below them.
 func TestAttach_MountedFileSystem_LivesThroughKillsSwitchoversAndGrowth(t *testing.T) {
-	t.Parallel()
+	parallel(t)
 	s := newSite(t, options{sizeMiB: 24, spareMiB: 64})
 	s.try("what cannot be attached is refused, and the message says why", s.refusals)
 	s.try("ext4", func(t *testing.T) {

@@ -1,6 +1,7 @@
 package vm
 
 import (
+	"flag"
 	"fmt"
 	"os"
 	"strconv"
@@ -12,7 +13,30 @@ import (
 	"github.com/lockstep-ha/lockstep/tests/vm/rig"
 )
 
-func TestMain(m *testing.M) { cluster.Main(m) }
+func TestMain(m *testing.M) {
+	if err := flag.Set("test.parallel", "100"); err != nil { // turns are what counts
+		panic(err)
+	}
+	cluster.Main(m)
+}
+
+// turns are for as many tests at a time as there are processors to emulate machines on a small machine.
+var turns = make(chan struct{}, 2)
+
+// parallel is T.Parallel for a test with machines.
+func parallel(t *testing.T) {
+	t.Parallel()
+	turns <- struct{}{}
+	t.Cleanup(func() { <-turns })
+}
+
+// parallelFirst is parallel for the longest test: its turn is the first one, so that the others fill the time
+// beside it.
+func parallelFirst(t *testing.T) {
+	turns <- struct{}{}
+	t.Cleanup(func() { <-turns })
+	t.Parallel()
+}
 
 // tools are what the machines of these tests have beyond busybox.
 var tools = []rig.Tool{

@@ -216,7 +216,7 @@ func failed(t testing.TB) func(w *rig.Cmd) {
 // Two machines, each with a kernel, a mount table and a device of its own: what a lost primary leaves on its host, and
 // what the other one finds. What was synced on either is there, whoever serves.
 func TestHosts_DeviceAndMountFollow_AndWhatALostPrimaryLeftIsTakenAway(t *testing.T) {
-	t.Parallel()
+	parallel(t)
 	s := startHosts(t)
 	one, two := s.all[0], s.all[1]
 	step(t, "the host loses its power", func() {

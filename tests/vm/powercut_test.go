@@ -21,7 +21,7 @@ type cutOff struct {
 // the test takes what a cut at that moment would have left: the same cut, without the time that a boot takes. A
 // last machine looks at all of them, at each replica by itself.
 func TestPowerCut_WhatWasSyncedIsThereOnBothReplicas(t *testing.T) {
-	t.Parallel()
+	parallel(t)
 	const boots, images = 2, 9
 	s := newSite(t, options{sizeMiB: 32})
 	s.vm.Run(t, "guest load nbd")

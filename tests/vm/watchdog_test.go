@@ -12,7 +12,7 @@ import (
 // On one machine, whose n1 has a watchdog: what follows the primary, memory that runs short, and then the two
 // ways to be reset.
 func TestHost_ServicesFollow_MemoryRunsShort_AndTheWatchdogResetsWhatCannotStop(t *testing.T) {
-	t.Parallel()
+	parallel(t)
 	s := newSite(t, options{sizeMiB: 96, memoryMiB: 512, watchdog: true, protect: true})
 	s.vm.Run(t, "guest load nbd")
 	s.try("the device and its file system follow the primary", s.services)
